@@ -1,0 +1,114 @@
+"""The parameters of one trellis-coded tensor, as they stand at the head of its first chunk.
+
+Little-endian, `SIZE` bytes, followed by the row axis (`row_bytes` long) and the column axis of the scale field, and
+by the importance axis where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+from rbe_cli.codec.tiles import Grid
+from rbe_cli.errors import CorruptFile
+
+_LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffI")
+SIZE = _LAYOUT.size
+_BY_COLUMNS = 1
+#: Shaping exponents are this many to one.
+SHAPING_UNIT = 16
+_FAMILIES = 3
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a decoder has to know of a tensor besides its shape and type.
+
+    Attributes
+    ----------
+    structure, transform : int
+        Which structure is added, and which transform the residual is in; 0, none, is all that format 1 has so far.
+    by_columns : bool
+        Order of the elements inside a tile.
+    states : int
+        Of the trellis, 4 to 256.
+    family : int
+        Of the frequency tables.
+    row_shaping, column_shaping : int
+        gr and gc in sixteenths: the step of a row is 2^(A / 8) times the tensor's, A = (gr E + 8) >> 4.
+    base : int
+        Class of an element whose row and column classes are 0.
+    step : float
+        Quantisation step, a float32.
+    grid : Grid
+        The rows x columns view and how it is cut into tiles.
+    rms, nrmse : float
+        Root mean square of the original weights and relative error of the decoded ones; for people, not for decoding.
+    row_bytes : int
+        Length of the row axis.
+    """
+
+    by_columns: bool
+    states: int
+    family: int
+    row_shaping: int
+    column_shaping: int
+    base: int
+    step: float
+    grid: Grid
+    rms: float
+    nrmse: float
+    row_bytes: int
+    structure: int = 0
+    transform: int = 0
+
+    def pack(self) -> bytes:
+        """The SIZE bytes."""
+        return _LAYOUT.pack(
+            self.structure,
+            self.transform,
+            _BY_COLUMNS * self.by_columns,
+            self.states.bit_length() - 1,
+            self.family,
+            self.row_shaping,
+            self.column_shaping,
+            0,
+            self.base,
+            0,
+            self.step,
+            self.grid.rows,
+            self.grid.height,
+            self.grid.width,
+            self.rms,
+            self.nrmse,
+            self.row_bytes,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes, elements: int) -> Parameters:
+        """Read and check them for a tensor of so many elements. Raises CorruptFile."""
+        if len(data) < SIZE:
+            raise CorruptFile("parameters are cut short")
+        (
+            structure, transform, flags, log_states, family, row_shaping, column_shaping, zero_byte, base, zero,
+            step, rows, height, width, rms, nrmse, row_bytes,
+        ) = _LAYOUT.unpack_from(data)  # fmt: skip
+        if structure or transform or flags & ~_BY_COLUMNS or zero or zero_byte:
+            raise CorruptFile("parameters ask for what this version does not have")
+        if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
+            raise CorruptFile("parameters are out of range")
+        if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+            raise CorruptFile("parameters hold a number that makes no sense")
+        if rows < 1 or elements < 1 or elements % rows:
+            raise CorruptFile("parameters do not fit the tensor's shape")
+        columns = elements // rows
+        if not 1 <= width <= columns or not 1 <= height <= rows or (height > 1 and width != columns):
+            raise CorruptFile("parameters hold an impossible tile")
+        if row_bytes > len(data) - SIZE:
+            raise CorruptFile("parameters are cut short")
+        grid = Grid(rows, columns, height, width)
+        return cls(
+            bool(flags & _BY_COLUMNS), 1 << log_states, family, row_shaping, column_shaping, base, step, grid,
+            rms, nrmse, row_bytes,
+        )  # fmt: skip

@@ -1,0 +1,212 @@
+"""The scale field: sigma_ij = sigma0 x 2^((E_i + F_j) / 8), one small integer per row and per column.
+
+The fit is the maximum likelihood one for independent Gaussian weights, found by alternating between rows and columns
+(the "flip-flop" of Dutilleul, J. Stat. Comput. Simul. 64, 1999). Each axis is kept only if it saves more bits than it
+costs, in eighth, quarter or half octaves, whichever costs least. The logarithms are to base 2 throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.source import Matrix
+from rbe_cli.errors import CorruptFile
+from rbe_cli.kernels.field import column_powers, sweep
+
+#: Exponent of a row or column of zeros.
+ZERO = -(1 << 24)
+#: Exponents are this many to the octave.
+PER_OCTAVE = 8
+#: Exponents beyond this are clamped: 2^(+-64) covers every float32 that is worth a scale of its own.
+MAX_EXPONENT = 512
+_SWEEPS = 4
+_ORIGINS = 4
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Exponents of one axis.
+
+    Attributes
+    ----------
+    exponents : int32[n]
+        In eighth octaves; ZERO for a row or column of zeros.
+    shift : int
+        They are multiples of 2^shift: what is stored is exponent >> shift.
+    """
+
+    exponents: NDArray[np.int32]
+    shift: int
+
+    @classmethod
+    def flat(cls, n: int) -> Axis:
+        """No scales along this axis."""
+        return cls(np.zeros(n, np.int32), 3)
+
+
+@dataclass(frozen=True)
+class ScaleField:
+    """A fitted field; `log_sigma0` is the logarithm of the scale where both exponents are 0."""
+
+    rows: Axis
+    columns: Axis
+    log_sigma0: float
+
+
+def _log_scale(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log2 of the root; -inf for zero."""
+    with np.errstate(divide="ignore"):
+        return 0.5 * np.log2(power)
+
+
+def _quantise(log_scale: NDArray[np.float64], others: int) -> tuple[Axis, float, float]:
+    """Integers for one axis: (axis, logarithm of the scale at exponent 0, bits it costs).
+
+    The cost is the side information plus, for each of the `others` elements per entry, what coding a Gaussian with
+    the wrong scale costs.
+    """
+    live = np.isfinite(log_scale)
+    if not live.any():
+        return Axis(np.where(live, 0, ZERO).astype(np.int32), 3), 0.0, 0.0
+    middle = float(np.median(log_scale[live]))
+    best: tuple[float, Axis, float] | None = None
+    for shift in range(4):
+        unit = (1 << shift) / PER_OCTAVE
+        for origin in range(_ORIGINS):
+            zero = middle + origin * unit / _ORIGINS
+            index = np.zeros(log_scale.size, np.int64)
+            reach = MAX_EXPONENT >> shift
+            index[live] = np.clip(np.floor((log_scale[live] - zero) / unit + 0.5), -reach, reach)
+            wrong = index[live] * unit + zero - log_scale[live]
+            loss = float((0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum()) * others
+            exponents = np.where(live, index << shift, ZERO).astype(np.int32)
+            axis = Axis(exponents, shift)
+            cost = _entropy(index[live]) + loss
+            if best is None or cost < best[0]:
+                best = (cost, axis, zero)
+    assert best is not None
+    return best[1], best[2], best[0]
+
+
+def _entropy(index: NDArray[np.int64]) -> float:
+    """Bits of the integers under their own histogram, and some for learning it: close to what `encode_axis` takes."""
+    counts = np.bincount(index - index.min())
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / index.size)).sum()) + 10.0 * (counts.size - 1) + 16.0
+
+
+def encode_axis(axis: Axis) -> bytes:
+    """Stored form of an axis.
+
+    A byte (shift, plus 4 if there is a marker for zeros), then the integers exponent >> shift, the marker before them
+    if there is one; plain or as differences, whichever is shorter.
+    """
+    dead = axis.exponents == ZERO
+    stored = axis.exponents >> axis.shift
+    if dead.any():
+        marker = int(stored[~dead].min()) - 1 if not dead.all() else 0
+        stored = np.concatenate(([marker], np.where(dead, marker, stored))).astype(np.int32)
+    body = min((encode_integers(stored, delta) for delta in (False, True)), key=len)
+    return bytes([axis.shift | 4 * bool(dead.any())]) + body
+
+
+def decode_axis(data: bytes, n: int) -> Axis:
+    """Inverse of `encode_axis`. Raises CorruptFile."""
+    if not data or data[0] > 7:
+        raise CorruptFile("scale field: unknown form")
+    shift, marked = data[0] & 3, data[0] >> 2
+    stored = decode_integers(data[1:], n + marked)
+    dead = stored[1:] == stored[0] if marked else np.zeros(n, np.bool_)
+    stored = stored[marked:].astype(np.int64)
+    if np.abs(stored[~dead]).max(initial=0) > MAX_EXPONENT:
+        raise CorruptFile("scale field: exponent out of range")
+    return Axis(np.where(dead, ZERO, stored << shift).astype(np.int32), shift)
+
+
+def fit(w: Matrix, use_rows: bool = True, use_columns: bool = True) -> ScaleField:
+    """Fit the field of a matrix of finite numbers.
+
+    An axis is left flat where it would not pay. Rows and columns of zeros get the exponent ZERO whatever else is
+    decided, unless that axis is ruled out by the arguments.
+    """
+    m, n = w.rows, w.columns
+    column_weight = np.ones(n, np.float64)
+    row_power = np.zeros(m, np.float64)
+    plain: tuple[NDArray, NDArray] | None = None
+    for _ in range(_SWEEPS):
+        column_sum = np.zeros(n, np.float64)
+        for top, band in w.bands():
+            sweep(band, column_weight, row_power[top : top + len(band)], column_sum)
+        live_rows = max(int((row_power > 0).sum()), 1)
+        if plain is None:
+            plain = (row_power.copy(), _plain_columns(w))
+            live_columns = max(int((plain[1] > 0).sum()), 1)
+        column_power = column_sum / live_rows
+        column_weight = np.where(column_power > 0, 1 / np.maximum(column_power, 1e-300), 0.0)
+    assert plain is not None
+    # The last sweep's rows belong to the columns before it, so take the rows once more.
+    rows_last = np.zeros(m, np.float64)
+    for top, band in w.bands():
+        sweep(band, column_weight, rows_last[top : top + len(band)], np.zeros(n))
+    both = (_log_scale(rows_last / live_columns), _log_scale(column_power))
+    rows_only = _log_scale(plain[0] / live_columns)
+    columns_only = _log_scale(plain[1] / live_rows)
+    energy = float(plain[0].sum())
+    if energy <= 0.0:
+        return ScaleField(
+            Axis(np.full(m, ZERO, np.int32), 3) if use_rows else Axis.flat(m),
+            Axis(np.full(n, ZERO, np.int32), 3) if use_columns else Axis.flat(n),
+            0.0,
+        )
+    flat_log = 0.5 * math.log2(energy / (live_rows * live_columns))
+    elements = live_rows * live_columns
+    dead_rows, dead_columns = _log_scale(plain[0]) == -np.inf, _log_scale(plain[1]) == -np.inf
+    # Each candidate: total bits of the field and of the mean log scale, and the field.
+    candidates = []
+
+    def add(row_logs: NDArray | None, column_logs: NDArray | None) -> None:
+        rows, row_zero, row_cost = (
+            _quantise(row_logs, live_columns) if row_logs is not None else (_only_zeros(dead_rows, use_rows), 0.0, 0.0)
+        )
+        columns, column_zero, column_cost = (
+            _quantise(column_logs, live_rows)
+            if column_logs is not None
+            else (_only_zeros(dead_columns, use_columns), 0.0, 0.0)
+        )
+        log_sigma0 = row_zero + column_zero
+        mean_log = 0.0
+        if row_logs is not None:
+            mean_log += float(row_logs[np.isfinite(row_logs)].mean())
+        if column_logs is not None:
+            mean_log += float(column_logs[np.isfinite(column_logs)].mean())
+        if row_logs is None and column_logs is None:
+            log_sigma0 = mean_log = flat_log
+        candidates.append((elements * mean_log + row_cost + column_cost, ScaleField(rows, columns, log_sigma0)))
+
+    add(None, None)
+    if use_rows:
+        add(rows_only, None)
+    if use_columns:
+        add(None, columns_only)
+    if use_rows and use_columns:
+        add(*both)
+    return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _only_zeros(dead: NDArray[np.bool_], allowed: bool) -> Axis:
+    """A flat axis that still marks what is all zero."""
+    axis = Axis.flat(dead.size)
+    return Axis(np.where(dead, ZERO, 0).astype(np.int32), 3) if allowed and dead.any() else axis
+
+
+def _plain_columns(w: Matrix) -> NDArray[np.float64]:
+    """Sum of squares of every column."""
+    total = np.zeros(w.columns, np.float64)
+    for _, band in w.bands():
+        column_powers(band, total)
+    return total

@@ -1,0 +1,68 @@
+"""What the codec reads from: a tensor's bytes, seen as rows x columns, some rows at a time in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes
+from rbe_cli.codec.tiles import LONG_ROW
+
+_BAND = 1 << 20
+
+
+def view_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows x columns a tensor is coded as.
+
+    Dimension 0 x the rest; a vector is one row. Stacks of matrices (experts), whose rows would be very long, keep
+    their last dimension as the columns instead.
+
+    >>> view_shape((768, 3, 16, 16)), view_shape((8, 14336, 4096)), view_shape((30,))
+    ((768, 768), (114688, 4096), (1, 30))
+    """
+    n = dtypes.count(shape)
+    if n == 0 or len(shape) < 2:
+        return (1, n)
+    rows = shape[0]
+    if n // rows > LONG_ROW and len(shape) > 2:
+        rows = n // shape[-1]
+    return (rows, n // rows)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A floating-point tensor as float32[rows, columns], converted piece by piece.
+
+    Attributes
+    ----------
+    raw : uint8[nbytes]
+        As stored, possibly memory-mapped.
+    dtype : str
+        Its safetensors name.
+    """
+
+    raw: NDArray[np.uint8]
+    dtype: str
+    rows: int
+    columns: int
+
+    def band(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Rows top to bottom - 1, float32[bottom - top, columns]."""
+        size = self.columns * (dtypes.BITS[self.dtype] // 8)
+        piece = self.raw[top * size : bottom * size]
+        return dtypes.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
+
+    def exact(self, top: int, bottom: int) -> NDArray[np.float64]:
+        """The same rows as float64."""
+        size = self.columns * (dtypes.BITS[self.dtype] // 8)
+        piece = self.raw[top * size : bottom * size]
+        return piece.view(dtypes.FLOATS[self.dtype]).astype(np.float64).reshape(bottom - top, self.columns)
+
+    def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All rows in order, about a million elements at a time, with the number of the first."""
+        height = max(1, _BAND // max(self.columns, 1))
+        for top in range(0, self.rows, height):
+            yield top, self.band(top, min(top + height, self.rows))

@@ -1,0 +1,165 @@
+"""The frequency tables: integers that are part of the format, read from `tables.txt` and checked by SHA-256.
+
+A *class* c says how large a weight is expected to be against its step: sigma / step = 2^((c - 15) / 8). Class 0 is for
+weights that are exactly zero, classes 1 to 56 have a table for each union of the trellis, and above 56 the low bits of
+k are sent as they are, one more for each octave, and the rest of k goes by the table of union 1, which is symmetric
+about -1/2 as a floored k is. A *family* is the shape of the source the tables were made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.errors import RBEError
+from rbe_cli.kernels.trellis import RATE_REACH
+
+FREQUENCY_BITS = 12
+#: Highest class with a table of its own; see `rbe_cli.codec.tables`.
+CLASSES = 56
+#: Low bits of k sent as they are: at most this many, so classes end at CLASSES + 8 * MAX_RAW_BITS.
+MAX_RAW_BITS = 16
+MAX_CLASS = CLASSES + 8 * MAX_RAW_BITS
+#: Exponents of the generalised Gaussian densities the families were made for, and their names.
+FAMILY_EXPONENTS = (2.0, 1.4, 1.0)
+FAMILIES = ("gauss", "between", "laplace")
+#: Price of a bit in squared steps the tables were made with, and the encoder's default.
+LAGRANGIAN = 0.4
+#: Reconstruction shifts are multiples of 1 / SHIFT_UNIT of a step.
+SHIFT_UNIT = 256
+#: A symbol is stored in a byte as k + SYMBOL_ZERO; byte 0 is the escape.
+SYMBOL_ZERO = 128
+SHA256 = "d654b47377cd4313c82e6c93f6a1e197d0ebde458de8d9b8e28486441cdd1b1f"
+
+
+def sigma_over_step(c: float) -> float:
+    """Centre of class c.
+
+    >>> sigma_over_step(15)
+    1.0
+    """
+    return float(2.0 ** ((c - 15) / 8))
+
+
+def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
+    """Bits of every k from -RATE_REACH to RATE_REACH under one table [escape, f(0), f(1), ...], in 1/1024 bit."""
+    k = np.arange(-RATE_REACH, RATE_REACH + 1)
+    magnitude = np.abs(k) if union == 0 else np.where(k >= 0, k, -1 - k)
+    reach = len(freq) - 2
+    beyond = np.maximum(magnitude - reach, 1)
+    escape = FREQUENCY_BITS - np.log2(freq[0]) + 6 + np.floor(np.log2(beyond))
+    inside = FREQUENCY_BITS - np.log2(np.array(freq[1:])[np.minimum(magnitude, reach)])
+    bits = np.where(magnitude <= reach, inside, escape)
+    return (np.round(bits * 1024) / 1024).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The tables of one family, as the kernels take them.
+
+    Attributes
+    ----------
+    price : float32[CLASSES + 1, 2 * RATE_REACH + 1, 2, 2]
+        For the encoder, per class, k and union: displacement of the reconstruction point in steps, and LAGRANGIAN
+        times the symbol's bits.
+    start, freq : uint32[2 * (CLASSES + 1) * 256]
+        Cumulative and own frequency of each symbol byte, per context 2 x class + union.
+    reach : int32[2 * (CLASSES + 1)]
+        Largest magnitude with a symbol of its own.
+    slots : uint32[2 * (CLASSES + 1) * 4096]
+        For the decoder: symbol << 24 | (slot - start) << 12 | frequency.
+    points : float32[2 * (CLASSES + 1) * 256]
+        Reconstruction point of each symbol byte, in steps.
+    bits, distortion : float64[CLASSES + 1]
+        Measured when the tables were made: bits per weight and mean squared error in squared steps. Not normative.
+    """
+
+    price: NDArray[np.float32]
+    start: NDArray[np.uint32]
+    freq: NDArray[np.uint32]
+    reach: NDArray[np.int32]
+    slots: NDArray[np.uint32]
+    points: NDArray[np.float32]
+    bits: NDArray[np.float64]
+    distortion: NDArray[np.float64]
+
+
+def _lines() -> list[str]:
+    text = resources.files("rbe_cli.codec").joinpath("tables.txt").read_bytes()
+    if hashlib.sha256(text).hexdigest() != SHA256:
+        raise RBEError("rbe_cli/codec/tables.txt is not the file this version was built with: reinstall the package")
+    return [line for line in text.decode("ascii").splitlines() if not line.startswith("#")]
+
+
+@cache
+def _parsed() -> dict[int, dict[int, tuple[list[int], list[list[int]]]]]:
+    """family -> class -> ([bits, distortion, shifts...], [table of union 0, table of union 1])."""
+    parsed: dict[int, dict[int, tuple[list[int], list[list[int]]]]] = {}
+    for line in _lines():
+        kind, family, c, *numbers = line.split()
+        values = [int(v) for v in numbers]
+        if kind == "C":
+            parsed.setdefault(int(family), {})[int(c)] = (values, [])
+        else:
+            parsed[int(family)][int(c)][1].append(values[1:])
+    return parsed
+
+
+@cache
+def family(index: int) -> Family:
+    """The tables of family 0 (Gaussian), 1 (in between) or 2 (Laplace)."""
+    classes = CLASSES + 1
+    width = 2 * RATE_REACH + 1
+    rate = np.zeros((classes, 2, width), np.float32)
+    shift = np.zeros((classes, 2, width), np.float32)
+    freq = np.zeros((classes, 2, 256), np.uint32)
+    reach = np.zeros((classes, 2), np.int32)
+    points = np.zeros((classes, 2, 256), np.float32)
+    bits = np.zeros(classes)
+    distortion = np.zeros(classes)
+    k_of_rate = np.arange(-RATE_REACH, RATE_REACH + 1)
+    k_of_byte = np.arange(256) - SYMBOL_ZERO
+    parsed = _parsed()[index]
+    for c in range(classes):
+        # Class 0: one symbol of nearly all the probability, and its points are never looked at (the step is 0).
+        numbers, tables = parsed[c] if c else ([0, 0], [[1, 4095], [1, 4095]])
+        bits[c], distortion[c] = numbers[0] / 1e5, numbers[1] / 1e6
+        for union in (0, 1):
+            table = tables[union]
+            reach[c, union] = len(table) - 2
+            if c:
+                rate[c, union] = symbol_bits(table, union)
+                magnitude = np.abs(k_of_byte) if union == 0 else np.where(k_of_byte >= 0, k_of_byte, -1 - k_of_byte)
+                inside = magnitude <= reach[c, union]
+                freq[c, union, inside] = np.array(table[1:])[magnitude[inside]]
+                freq[c, union, 0] = table[0]
+            else:
+                freq[c, union, SYMBOL_ZERO], freq[c, union, 0] = 4095, 1
+            for shifts, k in ((shift[c, union], k_of_rate), (points[c, union], k_of_byte)):
+                n = 2 * k + union
+                for j, numerator in enumerate(numbers[2:], start=1):
+                    shifts[np.abs(n) == j] = np.sign(n[np.abs(n) == j]) * np.float32(numerator / SHIFT_UNIT)
+            points[c, union] += (2 * k_of_byte + union).astype(np.float32)
+    start = (np.cumsum(freq, axis=2, dtype=np.uint32) - freq).astype(np.uint32)
+    slots = np.zeros((classes, 2, 1 << FREQUENCY_BITS), np.uint32)
+    for c in range(classes):
+        for union in (0, 1):
+            own = freq[c, union].astype(np.int64)
+            symbol = np.repeat(np.arange(256), own)
+            inside_slot = np.arange(1 << FREQUENCY_BITS) - start[c, union][symbol]
+            slots[c, union] = (symbol << 24) | (inside_slot << 12) | own[symbol]
+    price = price_of(rate, shift)
+    return Family(
+        price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel(), bits, distortion
+    )
+
+
+def price_of(rate: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bits and shifts [C, 2, k] as the search takes them: [C, k, 2, (shift, LAGRANGIAN x bits)]."""
+    both = np.stack((shift, np.float32(LAGRANGIAN) * rate), axis=-1)
+    return np.ascontiguousarray(both.transpose(0, 2, 1, 3), np.float32)

@@ -1,0 +1,27 @@
+"""Every error the package raises on purpose.
+
+    RBEError                    exit code 1: cannot do what was asked
+    |-- UsageError              exit code 2: the wish itself is wrong
+    |-- CorruptFile             exit code 4: truncated, damaged or hostile input
+    Each message is one line that names the file or tensor and says what to do.
+"""
+
+from __future__ import annotations
+
+
+class RBEError(Exception):
+    """What was asked cannot be done; the message says why and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(RBEError):
+    """The settings contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class CorruptFile(RBEError):
+    """A file is truncated, damaged or not what it claims to be."""
+
+    exit_code = 4

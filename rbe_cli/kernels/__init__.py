@@ -1,0 +1,13 @@
+"""Numba kernels: arrays in, arrays out, no I/O, no objects.
+
+Every kernel releases the GIL (`nogil`), is cached on disk, uses no fast-math (the bits depend on the order of
+operations) and has a slow plain-Python twin in `tests/naive.py`. What reads untrusted bytes checks its own bounds
+and returns a status; the caller turns that into an error naming the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Options common to all kernels. No `fastmath`: results must not depend on the compiler's choices.
+JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}

@@ -1,0 +1,118 @@
+"""Sums over rows and columns for the scale field, in a fixed order so that they are the same on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from rbe_cli.kernels import JIT
+
+
+@njit(**JIT)
+def sweep(w, column_weight, row_power, column_sum):
+    """One pass of the alternating fit over some rows.
+
+    Parameters
+    ----------
+    w : float32[m, n]
+    column_weight : float64[n]
+        1 / c_j^2, or 0 for a column of zeros.
+    row_power : float64[m]
+        Written: sum over j of w_ij^2 / c_j^2.
+    column_sum : float64[n]
+        Added to: sum over i of w_ij^2 / (row_power_i / n), rows of zeros left out.
+    """
+    m, n = w.shape
+    partial = np.empty(8, np.float64)
+    for i in range(m):
+        partial[:] = 0.0
+        for block in range(n // 8):
+            for q in range(8):
+                v = np.float64(w[i, block * 8 + q])
+                partial[q] += v * v * column_weight[block * 8 + q]
+        for j in range(n // 8 * 8, n):
+            v = np.float64(w[i, j])
+            partial[j & 7] += v * v * column_weight[j]
+        total = ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
+            (partial[4] + partial[5]) + (partial[6] + partial[7])
+        )
+        row_power[i] = total
+        if total > 0.0:
+            weight = n / total
+            for j in range(n):
+                v = np.float64(w[i, j])
+                column_sum[j] += v * v * weight
+
+
+@njit(**JIT)
+def column_powers(w, total):
+    """Add the sum of squares of every column of float32[m, n] to float64[n]."""
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            v = np.float64(w[i, j])
+            total[j] += v * v
+
+
+@njit(**JIT)
+def classify(outer_class, inner_class, base, highest, classes):
+    """Class of every element of a tile, in coding order.
+
+    Parameters
+    ----------
+    outer_class, inner_class : int32
+        Exponents of sigma / step, in eighth octaves, of the outer (slow) and inner (fast) index of the scan. Below
+        -(2^20) they mark a row or column of zeros, whose class is 0.
+    base : int
+        Added to both; other classes than 0 are kept within 1 and `highest`.
+    classes : uint8[outer, inner]
+        Written.
+    """
+    for i in range(outer_class.shape[0]):
+        outer = np.int32(base) + outer_class[i]
+        row = classes[i]
+        for j in range(inner_class.shape[0]):
+            c = outer + inner_class[j]
+            kept = min(max(c, np.int32(1)), np.int32(highest))
+            row[j] = np.uint8(kept) if c > np.int32(-(1 << 20)) else np.uint8(0)
+
+
+@njit(**JIT)
+def divide(w, strides, outer_scale, inner_scale, out):
+    """Weights in steps, in coding order: w(i, j) / (outer_scale_i inner_scale_j), and 0 where the step is 0.
+
+    w : float32[:], element (i, j) of the scan at w[i * strides[0] + j * strides[1]]; out : float32[n].
+    """
+    t = 0
+    for i in range(outer_scale.shape[0]):
+        for j in range(inner_scale.shape[0]):
+            step = outer_scale[i] * inner_scale[j]
+            v = w[i * strides[0] + j * strides[1]]
+            out[t] = v / step if step > 0 else np.float32(0)
+            t += 1
+
+
+@njit(**JIT)
+def multiply(points, strides, outer_scale, inner_scale, out):
+    """Inverse of `divide`: float32[n] in coding order to weights."""
+    t = 0
+    for i in range(outer_scale.shape[0]):
+        for j in range(inner_scale.shape[0]):
+            out[i * strides[0] + j * strides[1]] = points[t] * (outer_scale[i] * inner_scale[j])
+            t += 1
+
+
+@njit(**JIT)
+def squared_error(a, b):
+    """Sum of (a - b)^2 of two float64[n], in a fixed order: eight running sums, added up pairwise."""
+    partial = np.zeros(8, np.float64)
+    n = a.shape[0]
+    for block in range(n // 8):
+        for q in range(8):
+            d = a[block * 8 + q] - b[block * 8 + q]
+            partial[q] += d * d
+    for i in range(n // 8 * 8, n):
+        d = a[i] - b[i]
+        partial[i & 7] += d * d
+    return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
+        (partial[4] + partial[5]) + (partial[6] + partial[7])
+    )

@@ -1,0 +1,212 @@
+"""Interleaved range-variant asymmetric numeral systems (Duda, arXiv:1311.2540), with the trellis inside.
+
+Lanes have 32-bit states in [2^16, 2^32) and share one stream of 16-bit words (Giesen, arXiv:1402.3392); element t of a
+tile belongs to lane t mod LANES, and each lane walks the trellis on its own. The decoder reads forward; the encoder
+walks backward. Frequencies have FREQUENCY_BITS bits and come from integer tables only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from rbe_cli.kernels import JIT
+
+LANES = 8
+_LOW = np.uint32(1 << 16)
+_MASK = np.uint32(4095)
+
+#: Status of a decoder kernel.
+OK, DAMAGED = 0, 1
+
+
+@njit(**JIT)
+def _put(state, start, freq, words, at):
+    """Push one symbol; returns the new state and where the stream begins now."""
+    full = np.uint64(state) >= (np.uint64(freq) << np.uint64(20))
+    words[at - np.uint64(1)] = np.uint16(state & np.uint32(0xFFFF))
+    at -= np.uint64(full)
+    state = state >> np.uint32(16) if full else state
+    return np.uint32((state // freq << np.uint32(12)) + state % freq + start), at
+
+
+@njit(**JIT)
+def _put_raw(state, value, bits, words, at):
+    """Push `bits` (at most 16) raw bits."""
+    if np.uint64(state) >= (np.uint64(1) << np.uint64(32 - bits)):
+        at -= np.uint64(1)
+        words[at] = np.uint16(state & np.uint32(0xFFFF))
+        state = state >> np.uint32(16)
+    return np.uint32((state << np.uint32(bits)) | np.uint32(value)), at
+
+
+@njit(**JIT)
+def _finish(lanes, words, at):
+    """Put the lanes' states in front of their words; returns where the stream starts."""
+    for lane in range(LANES - 1, -1, -1):
+        words[at - np.uint64(1)] = np.uint16(lanes[lane] >> np.uint32(16))
+        words[at - np.uint64(2)] = np.uint16(lanes[lane] & np.uint32(0xFFFF))
+        at -= np.uint64(2)
+    return np.int64(at)
+
+
+@njit(**JIT)
+def encode_tile(n, symbols, classes, unions, coded, start, freq, reach, words):
+    """Entropy-code the symbols of one tile.
+
+    Parameters
+    ----------
+    n : int
+        Number of elements.
+    symbols : int32[T, LANES]
+        Symbols k, element t at [t // LANES, t % LANES].
+    classes, unions : uint8[T, LANES]
+        Class of each element and union of the state it is coded in.
+    coded : int
+        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes, and the rest
+        goes by the table of union 1.
+    start, freq : uint32[C * 256]
+        Cumulative and own frequency of every symbol byte (k + 128, 0 the escape), per context 2 x class + union.
+    reach : int32[C]
+        Per context, largest magnitude that has a symbol of its own.
+    words : uint16[>= 4 n + 2 * LANES + 1]
+        Scratch, filled from its end.
+
+    Returns
+    -------
+    at : int
+        The stream is words[at:]: LANES states of two words (low first), then the words in the order they are read.
+    """
+    lanes = np.full(LANES, _LOW, np.uint32)
+    at = np.uint64(words.shape[0])
+    for t in range(n - 1, -1, -1):
+        row = np.uint64(t) >> np.uint64(3)
+        lane = np.uint64(t) & np.uint64(LANES - 1)
+        x = lanes[lane]
+        k = symbols[row, lane]
+        c = np.int64(classes[row, lane])
+        context = np.uint64(2 * c + unions[row, lane])
+        if c > coded:
+            m = (c - coded + 7) >> 3
+            context = np.uint64(2 * (c - 8 * m) + 1)
+            x, at = _put_raw(x, k & ((1 << m) - 1), m, words, at)
+            k = k >> m
+        magnitude = k if k >= 0 else -k - np.int64(context & np.uint64(1))
+        if magnitude > reach[context]:
+            beyond = magnitude - reach[context]
+            bits = 0
+            while beyond >> (bits + 1) > 0:
+                bits += 1
+            low = beyond - (1 << bits)
+            if bits > 12:
+                x, at = _put_raw(x, low & 4095, 12, words, at)
+                x, at = _put_raw(x, low >> 12, bits - 12, words, at)
+            elif bits > 0:
+                x, at = _put_raw(x, low, bits, words, at)
+            x, at = _put_raw(x, bits * 2 + (1 if k < 0 else 0), 6, words, at)
+            symbol = np.uint64(0)
+        else:
+            symbol = np.uint64(k + 128)
+        entry = (context << np.uint64(8)) | symbol
+        x, at = _put(x, start[entry], freq[entry], words, at)
+        lanes[lane] = x
+    return _finish(lanes, words, at)
+
+
+@njit(**JIT)
+def _refill(x, words, at):
+    """Take a word if the state has run low. Past the end it takes the padding; the caller looks at `at` afterwards."""
+    low = x < _LOW
+    word = np.uint32(words[min(at, np.uint64(words.shape[0] - 1))])
+    return ((x << np.uint32(16)) | word if low else x), at + np.uint64(low)
+
+
+@njit(**JIT)
+def _escape(x, union, reach, words, at):
+    """Read a symbol whose magnitude is beyond `reach`."""
+    head = np.int64(x & np.uint32(63))
+    x, at = _refill(x >> np.uint32(6), words, at)
+    bits = head >> 1
+    low = np.int64(0)
+    while bits > 0:
+        take = bits - 12 if bits > 12 else bits
+        low = (low << take) | (np.int64(x) & ((np.int64(1) << take) - 1))
+        x, at = _refill(x >> np.uint32(take), words, at)
+        bits -= take
+    magnitude = reach + low + (np.int64(1) << (head >> 1))
+    return (-magnitude - union if head & 1 else magnitude), x, at
+
+
+@njit(**JIT)
+def decode_points(words, classes, coded, step, slots, points, reach, out):
+    """Decode the reconstruction points of one tile.
+
+    Parameters
+    ----------
+    words : uint16[>= 2 * LANES + 1]
+        The tile's stream and one word of padding.
+    classes : uint8[n]
+        Class of each element, in coding order.
+    coded : int
+        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes.
+    step : uint8[2 * states]
+        The trellis.
+    slots : uint32[C * 4096]
+        Per context (2 x class + union) and slot: symbol << 24 | (slot - start) << 12 | frequency.
+    points : float32[C * 256]
+        Per context, reconstruction point of every symbol byte, in steps.
+    reach : int32[C]
+        Per context, largest magnitude that has a symbol of its own.
+    out : float32[n]
+        Written, in coding order, in steps.
+
+    Returns
+    -------
+    status : OK, or DAMAGED if the stream does not end where the tile does
+    """
+    lanes = np.empty(LANES, np.uint32)
+    states = np.zeros(LANES, np.uint32)
+    for lane in range(LANES):
+        lanes[lane] = np.uint32(words[2 * lane]) | (np.uint32(words[2 * lane + 1]) << np.uint32(16))
+    at = np.uint64(2 * LANES)
+    last = np.uint64(words.shape[0] - 1)
+    highest = np.uint32(coded)
+    # Unsigned indices throughout (a signed one is tested for being negative), and no branch in the usual case.
+    for i in range(out.shape[0]):
+        t = np.uint64(i)
+        lane = t & np.uint64(LANES - 1)
+        x = lanes[lane]
+        s = states[lane]
+        c = np.uint32(classes[t])
+        m = np.uint32(0)
+        context = (c << np.uint32(1)) | (s & np.uint32(1))
+        if c > highest:
+            m = (c - highest + np.uint32(7)) >> np.uint32(3)
+            context = ((c - (m << np.uint32(3))) << np.uint32(1)) | np.uint32(1)
+        e = slots[np.uint64((context << np.uint32(12)) | (x & _MASK))]
+        x = (e & _MASK) * (x >> np.uint32(12)) + ((e >> np.uint32(12)) & _MASK)
+        word = np.uint32(words[min(at, last)])
+        low = x < _LOW
+        x = (x << np.uint32(16)) | word if low else x
+        at += np.uint64(low)
+        symbol = e >> np.uint32(24)
+        point = points[np.uint64((context << np.uint32(8)) | symbol)]
+        parity = symbol & np.uint32(1)
+        if symbol == 0 or m > 0:
+            k = np.int64(symbol) - 128
+            if symbol == 0:
+                k, x, at = _escape(x, np.int64(context & np.uint32(1)), np.int64(reach[context]), words, at)
+            if m > 0:
+                k = (k << np.int64(m)) | (np.int64(x) & ((np.int64(1) << np.int64(m)) - 1))
+                x, at = _refill(x >> m, words, at)
+            point = np.float32(2 * k + np.int64(s & np.uint32(1)))
+            parity = np.uint32(k & 1)
+        out[t] = point
+        lanes[lane] = x
+        states[lane] = step[np.uint64((s << np.uint32(1)) | parity)]
+    if at != last:
+        return DAMAGED
+    for lane in range(LANES):
+        if lanes[lane] != _LOW:
+            return DAMAGED
+    return OK
