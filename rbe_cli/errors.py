@@ -3,10 +3,14 @@
     RBEError                    exit code 1: cannot do what was asked
     |-- UsageError              exit code 2: the wish itself is wrong
     |-- CorruptFile             exit code 4: truncated, damaged or hostile input
+        |-- Damage              the same from a stage that does not know which file it is reading
     Each message is one line that names the file or tensor and says what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class RBEError(Exception):
@@ -25,3 +29,16 @@ class CorruptFile(RBEError):
     """A file is truncated, damaged or not what it claims to be."""
 
     exit_code = 4
+
+
+class Damage(CorruptFile):
+    """What is wrong, said by a stage that has only bytes; `located` adds where."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Turn Damage raised inside into a CorruptFile that names the file and tensor."""
+    try:
+        yield
+    except Damage as damage:
+        raise CorruptFile(f"{where}: {damage}") from None

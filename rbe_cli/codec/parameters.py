@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from rbe_cli.codec.tiles import Grid
-from rbe_cli.errors import CorruptFile
+from rbe_cli.errors import Damage
 
 _LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffI")
 SIZE = _LAYOUT.size
@@ -87,26 +87,26 @@ class Parameters:
 
     @classmethod
     def unpack(cls, data: bytes, elements: int) -> Parameters:
-        """Read and check them for a tensor of so many elements. Raises CorruptFile."""
+        """Read and check them for a tensor of so many elements. Raises Damage."""
         if len(data) < SIZE:
-            raise CorruptFile("parameters are cut short")
+            raise Damage("parameters are cut short")
         (
             structure, transform, flags, log_states, family, row_shaping, column_shaping, zero_byte, base, zero,
             step, rows, height, width, rms, nrmse, row_bytes,
         ) = _LAYOUT.unpack_from(data)  # fmt: skip
         if structure or transform or flags & ~_BY_COLUMNS or zero or zero_byte:
-            raise CorruptFile("parameters ask for what this version does not have")
+            raise Damage("parameters ask for what this version does not have")
         if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
-            raise CorruptFile("parameters are out of range")
+            raise Damage("parameters are out of range")
         if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and nrmse >= 0):
-            raise CorruptFile("parameters hold a number that makes no sense")
+            raise Damage("parameters hold a number that makes no sense")
         if rows < 1 or elements < 1 or elements % rows:
-            raise CorruptFile("parameters do not fit the tensor's shape")
+            raise Damage("parameters do not fit the tensor's shape")
         columns = elements // rows
         if not 1 <= width <= columns or not 1 <= height <= rows or (height > 1 and width != columns):
-            raise CorruptFile("parameters hold an impossible tile")
+            raise Damage("parameters hold an impossible tile")
         if row_bytes > len(data) - SIZE:
-            raise CorruptFile("parameters are cut short")
+            raise Damage("parameters are cut short")
         grid = Grid(rows, columns, height, width)
         return cls(
             bool(flags & _BY_COLUMNS), 1 << log_states, family, row_shaping, column_shaping, base, step, grid,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Matrix
-from rbe_cli.errors import CorruptFile
+from rbe_cli.errors import Damage
 from rbe_cli.kernels.field import column_powers, sweep
 
 #: Exponent of a row or column of zeros.
@@ -116,15 +116,15 @@ def encode_axis(axis: Axis) -> bytes:
 
 
 def decode_axis(data: bytes, n: int) -> Axis:
-    """Inverse of `encode_axis`. Raises CorruptFile."""
+    """Inverse of `encode_axis`. Raises Damage."""
     if not data or data[0] > 7:
-        raise CorruptFile("scale field: unknown form")
+        raise Damage("scale field: unknown form")
     shift, marked = data[0] & 3, data[0] >> 2
     stored = decode_integers(data[1:], n + marked)
     dead = stored[1:] == stored[0] if marked else np.zeros(n, np.bool_)
     stored = stored[marked:].astype(np.int64)
     if np.abs(stored[~dead]).max(initial=0) > MAX_EXPONENT:
-        raise CorruptFile("scale field: exponent out of range")
+        raise Damage("scale field: exponent out of range")
     return Axis(np.where(dead, ZERO, stored << shift).astype(np.int32), shift)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.errors import CorruptFile
+from rbe_cli.errors import Damage
 from rbe_cli.kernels import range_coder
 
 
@@ -28,15 +28,15 @@ def encode_integers(values: NDArray[np.int32], delta: bool) -> bytes:
 
 
 def decode_integers(data: bytes, n: int) -> NDArray[np.int32]:
-    """Inverse of `encode_integers`. Raises CorruptFile."""
+    """Inverse of `encode_integers`. Raises Damage."""
     if not data or data[0] > 1:
-        raise CorruptFile("side information: unknown mode")
+        raise Damage("side information: unknown mode")
     values = np.zeros(n, np.int32)
     if not range_coder.decode_integers(np.frombuffer(data, np.uint8)[1:], values):
-        raise CorruptFile("side information: damaged")
+        raise Damage("side information: damaged")
     if data[0]:
         total = np.cumsum(values, dtype=np.int64)
         if n and (total.min() < -(1 << 31) or total.max() >= 1 << 31):
-            raise CorruptFile("side information: number out of range")
+            raise Damage("side information: number out of range")
         values = total.astype(np.int32)
     return values

@@ -2,7 +2,7 @@
 
     analyse -> Analysis (what does not depend on the step, and forecasts of size and error for any step)
     encode  -> Encoded  (chunks: the parameters with the scale field, then one per tile)
-    Decoder -> tiles of weights
+    open_tensor -> TileDecoder, the weights of any tile
 
 The structure and transform stages of the pipeline come before the scale field and after dequantisation; format 1 has
 their identifiers in the parameters and only `none` of each.
@@ -11,7 +11,8 @@ their identifiers in the parameters and only `none` of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.workspace import scratch
-from rbe_cli.errors import CorruptFile
+from rbe_cli.errors import Damage
 from rbe_cli.kernels import field as field_kernels
 from rbe_cli.kernels import rans
 from rbe_cli.kernels import trellis as trellis_kernels
@@ -268,17 +269,20 @@ class Encoded:
     chunks : list of bytes
     squared_error : float
         Sum over the weights as `decode` gives them back, rounded to the tensor's type.
+    nanoseconds : int
+        Processor time it took, over all threads, the decoding to measure the error included.
     """
 
     chunks: list[bytes]
     squared_error: float
+    nanoseconds: int
 
 
 class Encoding:
     """A tensor that is being encoded: its groups of tiles are jobs of an executor. `result` waits for them."""
 
-    def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor, sample: int = 0) -> None:
-        """Start encoding at `step`. With `sample`, encode only so many groups, spread over the tensor."""
+    def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor) -> None:
+        """Start encoding at `step`."""
         self.analysis = analysis
         matrix, field = analysis.matrix, analysis.field
         step = float(np.float32(step))
@@ -300,34 +304,28 @@ class Encoding:
         geometry = Geometry.of(self.parameters, field.rows, field.columns)
         tiles = list(self.parameters.grid)
         groups = [tiles[i : i + GROUP] for i in range(0, len(tiles), GROUP)]
-        if sample and len(groups) > sample:
-            groups = [groups[(2 * i + 1) * len(groups) // (2 * sample)] for i in range(sample)]
-        self.elements = sum(tile.size for group in groups for tile in group)
-        self.futures: list[Future[tuple[list[bytes], float]]] = [
+        self.futures: list[Future[tuple[list[bytes], float, int]]] = [
             executor.submit(_encode_group, matrix, self.parameters, geometry, group) for group in groups
         ]
 
     def result(self) -> Encoded:
         """Wait and put the chunks together."""
-        chunks, error = [b""], 0.0
+        chunks, error, nanoseconds = [b""], 0.0, 0
         for future in self.futures:
-            streams, part = future.result()
+            streams, part, taken = future.result()
             chunks += streams
             error += part
+            nanoseconds += taken
         nrmse = math.sqrt(error / self.analysis.energy) if self.analysis.energy else 0.0
         chunks[0] = replace(self.parameters, nrmse=nrmse).pack() + self.axes
-        return Encoded(chunks, error)
-
-    def cancel(self) -> None:
-        """Drop the jobs that have not started."""
-        for future in self.futures:
-            future.cancel()
+        return Encoded(chunks, error, nanoseconds)
 
 
 def _encode_group(
     matrix: Matrix, parameters: Parameters, geometry: Geometry, group: list[Tile]
-) -> tuple[list[bytes], float]:
-    """Streams of some tiles, and the squared error of what they decode to."""
+) -> tuple[list[bytes], float, int]:
+    """Streams of some tiles, the squared error of what they decode to, and the processor time it took, in ns."""
+    started = time.thread_time_ns()
     lanes = rans.LANES
     # Always the lanes of a full group: the kernels are fast for that number, and absent lanes cost no bits.
     shape = (max(-(-tile.size // lanes) for tile in group), lanes * GROUP)
@@ -360,7 +358,7 @@ def _encode_group(
         error += field_kernels.squared_error(
             back.astype(np.float64).ravel(), _tile_weights(matrix.exact, tile).ravel()
         )
-    return streams, error
+    return streams, error, time.thread_time_ns() - started
 
 
 def _deal(values: NDArray, lanes: NDArray) -> None:
@@ -386,9 +384,9 @@ class TileDecoder:
         self.step = trellis(parameters.states).step
 
     def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
-        """Weights of a tile, float32[rows, columns], good until this thread's next call. Raises CorruptFile."""
+        """Weights of a tile, float32[rows, columns], good until this thread's next call. Raises Damage."""
         if len(stream) % 2 or len(stream) < 4 * rans.LANES:
-            raise CorruptFile("tile is cut short")
+            raise Damage("tile is cut short")
         # One word of padding, so that the kernel may look ahead without asking.
         words = scratch("padded", (len(stream) // 2 + 1,), np.uint16)
         words[:-1] = np.frombuffer(stream, "<u2")
@@ -400,21 +398,14 @@ class TileDecoder:
             self.family.slots, self.family.points, self.family.reach, points,
         )  # fmt: skip
         if status != rans.OK:
-            raise CorruptFile("tile is damaged")
+            raise Damage("tile is damaged")
         return scan.multiply(points).reshape(tile.bottom - tile.top, tile.right - tile.left)
 
 
 def open_tensor(first_chunk: bytes, shape: tuple[int, ...]) -> tuple[TileDecoder, Grid]:
-    """Read a tensor's first chunk: its decoder and the grid of its tiles. Raises CorruptFile."""
+    """Read a tensor's first chunk: its decoder and the grid of its tiles. Raises Damage."""
     parameters = Parameters.unpack(first_chunk, dtypes.count(shape))
     grid = parameters.grid
     rows = scale_field.decode_axis(first_chunk[SIZE : SIZE + parameters.row_bytes], grid.rows)
     columns = scale_field.decode_axis(first_chunk[SIZE + parameters.row_bytes :], grid.columns)
     return TileDecoder(parameters, Geometry.of(parameters, rows, columns)), grid
-
-
-def decode(chunks: Iterator[bytes], shape: tuple[int, ...]) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-    """All tiles of a tensor in order. Raises CorruptFile."""
-    decoder, grid = open_tensor(next(chunks), shape)
-    for tile in grid:
-        yield tile, decoder.decode(next(chunks), tile)

@@ -1,0 +1,5 @@
+"""`python -m rbe_cli` is `rbe`."""
+
+from rbe_cli.cli import main
+
+main()

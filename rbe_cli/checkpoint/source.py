@@ -1,0 +1,24 @@
+"""What a user means by SOURCE: a local path, a model that ships with rbe, or a repository on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rbe_cli import models
+from rbe_cli.checkpoint.hub import looks_like_repo_id, open_repository
+from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rbe_cli.errors import RBEError
+
+
+def open_source(source: str, revision: str | None = None) -> Checkpoint:
+    """Open a checkpoint. A name that is a local path wins, then a shipped model, then the hub."""
+    path = Path(source)
+    if path.exists():
+        return open_checkpoint(path)
+    if source in models.NAMES:
+        checkpoint = open_checkpoint(models.path(source))
+        checkpoint.name = source
+        return checkpoint
+    if looks_like_repo_id(source):
+        return open_repository(source, revision)
+    raise RBEError(f"{source}: no such file or folder")

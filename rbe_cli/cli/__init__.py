@@ -1,0 +1,69 @@
+"""The command line: `rbe compress`, `inspect`, `decode`. A thin layer: every command is one library call and printing.
+
+Exit codes: 0 good, 1 cannot, 2 wrong usage, 3 over budget, 4 corrupt or hostile file, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rbe_cli import __version__
+from rbe_cli.cli import compress, decode, inspect
+from rbe_cli.errors import RBEError
+
+app = typer.Typer(
+    name="rbe",
+    help="Compress models: the most exact weights for their size, and the plain truth about the error.",
+    epilog="Try:  rbe compress mini-gpt2 -o demo  &&  rbe inspect demo  &&  rbe decode demo -o back",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("compress")(compress.command)
+app.command("inspect")(inspect.command)
+app.command("decode")(decode.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rbe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. What goes wrong on purpose is one line on stderr and an exit code."""
+    try:
+        app()
+    except RBEError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was left behind")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _complain("out of memory")
+        sys.exit(1)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        _complain(f"{name}{error.strerror or error}")
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    """One line, whatever a file or tensor is called."""
+    print("rbe: " + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), file=sys.stderr)

@@ -1,0 +1,117 @@
+"""What the commands share on a terminal: progress on stderr, tables on stdout, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+#: Wider than any table, for output that is not a terminal: no line is cut there.
+_PIPE_WIDTH = 200
+_SHARE = 10
+#: Loading kernels that are compiled already takes less, in seconds.
+_PATIENCE = 2.0
+
+
+def stdout() -> Console:
+    """For results."""
+    return _console(sys.stdout.isatty(), False)
+
+
+def stderr() -> Console:
+    """For status."""
+    return _console(sys.stderr.isatty(), True)
+
+
+def _console(terminal: bool, status: bool) -> Console:
+    return Console(stderr=status, highlight=False, width=None if terminal else _PIPE_WIDTH, emoji=False, markup=False)
+
+
+class Bar:
+    """Progress of an operation: a bar with the time left on a terminal, a line per phase and tenth in a pipe."""
+
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self._console = console
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._name, self._total, self._done, self._said = "", 0, 0, 0
+        self._started = 0.0
+
+    def phase(self, name: str, total: int) -> None:
+        """A new phase begins."""
+        self._name, self._total, self._done, self._said = name, total, 0, 0
+        self._started = time.perf_counter()
+        if self._progress is None:
+            self._console.print(f"{name}: {total:,}")
+            return
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=total)
+
+    def advance(self, elements: int) -> None:
+        """Some of it is done."""
+        self._done += elements
+        if self._progress is not None:
+            if self._task is not None:
+                self._progress.advance(self._task, elements)
+            return
+        tenth = self._done * _SHARE // max(self._total, 1)
+        if self._said < tenth < _SHARE and time.perf_counter() - self._started > 2:
+            self._said = tenth
+            self._console.print(f"{self._name}: {tenth * 100 // _SHARE} %")
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+        (self._progress.console if self._progress else self._console).print(f"note: {text}")
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Bar | None]:
+    """A Bar for an operation; None when quiet."""
+    if quiet:
+        yield None
+        return
+    console = stderr()
+    if not console.is_terminal:
+        yield Bar(console, None)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(console, progress)
+
+
+def load_kernels(quiet: bool) -> None:
+    """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that."""
+    console = stderr()
+    started = time.perf_counter()
+    words = "compiling the kernels, only this first time; it takes up to half a minute ..."
+    message = threading.Timer(_PATIENCE, console.print, [words])
+    message.daemon = True
+    if not quiet:
+        message.start()
+    try:
+        from rbe_cli.codec.warm_up import compile_all
+
+        compile_all()
+    finally:
+        message.cancel()
+    taken = time.perf_counter() - started
+    if not quiet and taken > _PATIENCE:
+        console.print(f"compiled in {taken:.0f} s")

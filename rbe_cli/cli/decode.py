@@ -1,0 +1,93 @@
+"""`rbe decode`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rbe_cli.cli import options, tables
+from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.errors import UsageError
+from rbe_cli.operations.settings import Settings
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `60MB`, `4g` or `1000000`. Raises UsageError.
+
+    >>> parse_size("60MB"), parse_size("1.5 G")
+    (60000000, 1500000000)
+    """
+    body = text.strip().lower().removesuffix("b")
+    unit = body[-1:] if body[-1:].isalpha() else ""
+    try:
+        size = float(body.removesuffix(unit)) * _UNITS[unit]
+        if 0 <= size < 1 << 63:
+            return int(size)
+    except (ValueError, KeyError):
+        pass
+    raise UsageError(f"{text!r} is not a size; write it like 60MB or 4GB")
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="A folder, or a .safetensors file.  [default: PATH + .decoded]"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")] = False,
+    max_decoded_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Refuse to write more.  [default: 4GB, or 4000 times the folder]"),
+    ] = None,
+    jobs: options.Jobs = 0,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the checkpoint back: the same names, shapes, types, shards and metadata, and the files beside them.
+
+    Every checksum is verified first; a damaged folder writes nothing.
+
+    Examples:
+
+      rbe decode mini.rbe -o back
+
+      rbe decode mini.rbe -o model.safetensors
+    """
+    limit = None if max_decoded_size is None else parse_size(max_decoded_size)
+    settings = Settings(jobs=jobs)
+    load_kernels(quiet)
+    from rbe_cli.operations.decode import decode
+
+    out = out or path.with_name(path.name + ".decoded")
+    with progress_bar(quiet) as bar:
+        done = decode(path, out, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
+    speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
+    if as_json:
+        document = {
+            "command": "decode",
+            "path": str(path),
+            "out": str(out),
+            "files": [str(file) for file in done.files],
+            "elements": done.elements,
+            "decoded_bytes": done.decoded_bytes,
+            "seconds": done.seconds,
+            "decode_ns_per_element": speed,
+        }
+        json.dump(document, sys.stdout, indent=2)
+        print()
+        return
+    console = stdout()
+    decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
+    console.print(
+        f"{len(done.manifest.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.decoded_bytes)}: "
+        f"{done.seconds:.2f} s on {settings.threads} threads{decoded}"
+    )
+    console.print(f"wrote {out}")

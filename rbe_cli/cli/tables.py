@@ -1,0 +1,177 @@
+"""The tables and JSON documents of the commands: one place for their columns, units and names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rbe_cli import metrics
+from rbe_cli.container.manifest import Manifest, TensorEntry
+
+#: Exact tensors with fewer elements than this share a line.
+_SMALL = 65536
+
+
+def number(value: float, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """768x3072; a scalar is `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def name_text(name: str) -> Text:
+    """A name from a file, harmless on a terminal."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
+
+
+def size_text(size: float) -> str:
+    """Bytes for people, in powers of 1000.
+
+    >>> size_text(999), size_text(11_360_000)
+    ('999 B', '11.4 MB')
+    """
+    if size < 1000:
+        return f"{size:.0f} B"
+    unit = "B"
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < 999.5:
+            break
+    return f"{size:.3g} {unit}"
+
+
+def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] | None, whole: bool) -> Table:
+    """One line per tensor; small exact ones share one unless `whole`."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tensor", overflow="fold", ratio=1)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("dtype", no_wrap=True)
+    table.add_column("method", overflow="fold")
+    for column in ("bits/w", "ratio", "RMSE", "NRMSE", "SNR dB", "gap dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if encode_ns is not None:
+        table.add_column("enc ns/el", justify="right", no_wrap=True)
+    small = [] if whole else [t for t in tensors if t.method == "lossless" and t.elements < _SMALL]
+    if len(small) < 2:
+        small = []
+    hidden = {tensor.name for tensor in small}
+    for tensor in tensors:
+        if tensor.name in hidden:
+            continue
+        row: list[str | Text] = [
+            name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(tensor.method),
+            number(tensor.bpw, ".3f"), number(metrics.ratio(tensor.source_bytes, tensor.bytes), ".2f"),
+            *_error_cells(tensor),
+        ]  # fmt: skip
+        if encode_ns is not None:
+            row.append(number(encode_ns.get(tensor.name, math.nan), ".0f"))
+        table.add_row(*row)
+    if small:
+        elements, size = sum(t.elements for t in small), sum(t.bytes for t in small)
+        row = [
+            Text(f"{len(small)} small tensors", style="italic"), f"{elements:,} in all", "", "lossless",
+            number(metrics.bits_per_weight(size, elements), ".3f"),
+            number(metrics.ratio(sum(t.source_bytes for t in small), size), ".2f"), "0", "0", "exact", "-",
+        ]  # fmt: skip
+        table.add_row(*row, *(["-"] if encode_ns is not None else []))
+    return table
+
+
+def _error_cells(tensor: TensorEntry) -> list[str]:
+    if not tensor.nrmse:
+        return ["0", "0", "exact", "-"]
+    return [
+        f"{tensor.rmse:.3g}", number(tensor.nrmse, ".4f"), number(tensor.snr, ".2f"), number(tensor.gap, ".2f"),
+    ]  # fmt: skip
+
+
+def total_error(tensors: Sequence[TensorEntry]) -> metrics.Error:
+    """The error of all tensors that are not exact, together."""
+    total = metrics.Error(0.0, 0.0, 0)
+    for tensor in tensors:
+        if tensor.nrmse and math.isfinite(tensor.nrmse):
+            squared = tensor.rmse**2 * tensor.elements
+            total += metrics.Error(squared, squared / tensor.nrmse**2, tensor.elements)
+    return total
+
+
+def totals(tensors: Sequence[TensorEntry], size: int, carried: int) -> dict[str, Any]:
+    """The figures of a whole folder, as they stand in the JSON documents.
+
+    `size` counts the layer files and the manifest; `carried` the files copied along, which are the same size in the
+    source and count in neither.
+    """
+    elements = sum(tensor.elements for tensor in tensors)
+    source = sum(tensor.source_bytes for tensor in tensors)
+    error = total_error(tensors)
+    return {
+        "tensors": len(tensors),
+        "elements": elements,
+        "source_bytes": source,
+        "bytes": size,
+        "carried_bytes": carried,
+        "bits_per_weight": metrics.bits_per_weight(size, elements) if elements else None,
+        "ratio": metrics.ratio(source, size),
+        "rmse": error.rmse,
+        "nrmse": error.nrmse,
+        "snr_db": finite(error.snr),
+        "worst_nrmse": max((tensor.nrmse for tensor in tensors), default=0.0),
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
+    """One tensor of the JSON documents."""
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "method": tensor.method,
+        "elements": tensor.elements,
+        "source_bytes": tensor.source_bytes,
+        "bytes": tensor.bytes,
+        "bits_per_weight": finite(tensor.bpw),
+        "ratio": finite(metrics.ratio(tensor.source_bytes, tensor.bytes)),
+        "rmse": tensor.rmse,
+        "nrmse": tensor.nrmse,
+        "snr_db": finite(tensor.snr),
+        "gap_db": finite(tensor.gap),
+    }
+
+
+def carried_bytes(manifest: Manifest | None) -> int:
+    """Size of the files copied along."""
+    return sum(file.bytes for file in manifest.carried) if manifest else 0
+
+
+def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
+    """The lines under a table."""
+    console.print(
+        f"{figures['tensors']} tensors, {figures['elements']:,} weights: {size_text(figures['source_bytes'])} -> "
+        f"{size_text(figures['bytes'])} ({figures['bytes']:,} bytes, headers and manifest included)"
+    )
+    bits = figures["bits_per_weight"]
+    line = f"{number(bits if bits is not None else math.nan, '.4f')} bits per weight, ratio {figures['ratio']:.2f}"
+    if figures["nrmse"]:
+        line += (
+            f"; all inexact tensors together: NRMSE {figures['nrmse']:.4f}, SNR {number(figures['snr_db'], '.2f')} dB, "
+            f"RMSE {figures['rmse']:.3g}; worst tensor NRMSE {figures['worst_nrmse']:.4f}"
+        )
+    else:
+        line += "; every weight exact"
+    console.print(line)
+    if figures["carried_bytes"]:
+        console.print(f"carried along unchanged: {size_text(figures['carried_bytes'])} of other files")

@@ -1,0 +1,122 @@
+"""The lossless coder: byte planes, the exponents of floats brought into one plane, each plane by what suits it.
+
+A floating-point element is rotated left by one bit, so that its exponent fills the top byte and the sign goes to the
+bottom of the mantissa. Element bytes of equal weight form a plane; a plane is constant, entropy-coded (order-0 rANS)
+or stored. Tensors are cut into chunks of CHUNK elements, each on its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes
+from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.tables import FREQUENCY_BITS
+from rbe_cli.codec.workspace import scratch
+from rbe_cli.errors import Damage
+from rbe_cli.kernels import byte_planes
+from rbe_cli.kernels.rans import LANES, OK
+
+#: Elements per chunk.
+CHUNK = 1 << 18
+_STORED, _CONSTANT, _CODED = 0, 1, 2
+_CODED_HEAD = struct.Struct("<HI")
+
+
+def _width(dtype: str) -> int:
+    """Bytes per element; types smaller than a byte are coded as the bytes they are packed in."""
+    return max(dtypes.BITS[dtype] // 8, 1)
+
+
+def chunk_count(dtype: str, shape: tuple[int, ...]) -> int:
+    """Number of chunks a tensor takes."""
+    return -(-dtypes.byte_length(dtype, shape) // (CHUNK * _width(dtype)))
+
+
+def encode(raw: NDArray[np.uint8], dtype: str) -> Iterator[bytes]:
+    """Chunks of a tensor given as its bytes, uint8[nbytes]."""
+    size = CHUNK * _width(dtype)
+    for at in range(0, raw.size, size):
+        yield _encode_chunk(raw[at : at + size], dtype)
+
+
+def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The bytes of a tensor that its chunk `index` holds. Raises Damage."""
+    size = CHUNK * _width(dtype)
+    return _decode_chunk(chunk, min(size, dtypes.byte_length(dtype, shape) - index * size), dtype)
+
+
+def _rotated(dtype: str) -> bool:
+    return dtype in dtypes.FLOATS
+
+
+def _encode_chunk(raw: NDArray[np.uint8], dtype: str) -> bytes:
+    width = _width(dtype)
+    elements = np.ascontiguousarray(raw).view(f"<u{width}")
+    if _rotated(dtype):
+        elements = (elements << np.array(1, elements.dtype)) | (elements >> np.array(8 * width - 1, elements.dtype))
+    planes = elements.view(np.uint8).reshape(-1, width)
+    return b"".join(_encode_plane(np.ascontiguousarray(planes[:, p])) for p in range(width))
+
+
+def _encode_plane(plane: NDArray[np.uint8]) -> bytes:
+    counts = np.bincount(plane, minlength=256)
+    if (counts > 0).sum() == 1:
+        return bytes([_CONSTANT, int(plane[0])])
+    freq = byte_planes.normalise(counts, 1 << FREQUENCY_BITS)
+    side = min((encode_integers(freq.astype(np.int32), delta) for delta in (False, True)), key=len)
+    words = scratch("words", (plane.size + 2 * LANES + 1,), np.uint16)
+    stream = words[byte_planes.encode_bytes(plane, freq, words) :].astype("<u2").tobytes()
+    coded = bytes([_CODED]) + _CODED_HEAD.pack(len(side), len(stream)) + side + stream
+    return coded if len(coded) <= plane.size else bytes([_STORED]) + plane.tobytes()
+
+
+def _decode_chunk(chunk: bytes, size: int, dtype: str) -> NDArray[np.uint8]:
+    width = _width(dtype)
+    planes = np.empty((size // width, width), np.uint8)
+    at = 0
+    for p in range(width):
+        plane, at = _decode_plane(chunk, at, size // width)
+        planes[:, p] = plane
+    if at != len(chunk):
+        raise Damage("lossless chunk is too long")
+    elements = planes.view(f"<u{width}").ravel()
+    if _rotated(dtype):
+        elements = (elements >> np.array(1, elements.dtype)) | (elements << np.array(8 * width - 1, elements.dtype))
+    return elements.view(np.uint8)
+
+
+def _take(chunk: bytes, at: int, size: int) -> bytes:
+    if at + size > len(chunk):
+        raise Damage("lossless chunk is cut short")
+    return chunk[at : at + size]
+
+
+def _decode_plane(chunk: bytes, at: int, n: int) -> tuple[NDArray[np.uint8], int]:
+    mode = _take(chunk, at, 1)[0]
+    at += 1
+    if mode == _STORED:
+        return np.frombuffer(_take(chunk, at, n), np.uint8), at + n
+    if mode == _CONSTANT:
+        return np.full(n, _take(chunk, at, 1)[0], np.uint8), at + 1
+    if mode != _CODED:
+        raise Damage("lossless chunk has an unknown plane")
+    side_size, stream_size = _CODED_HEAD.unpack(_take(chunk, at, _CODED_HEAD.size))
+    at += _CODED_HEAD.size
+    freq = decode_integers(_take(chunk, at, side_size), 256)
+    at += side_size
+    stream = _take(chunk, at, stream_size)
+    if freq.min() < 0 or freq.astype(np.int64).sum() != 1 << FREQUENCY_BITS or stream_size % 2:
+        raise Damage("lossless chunk has impossible frequencies")
+    if stream_size < 4 * LANES:
+        raise Damage("lossless chunk is cut short")
+    out = np.empty(n, np.uint8)
+    words = np.zeros(stream_size // 2 + 1, np.uint16)
+    words[:-1] = np.frombuffer(stream, "<u2")
+    if byte_planes.decode_bytes(words, freq.astype(np.uint32), out) != OK:
+        raise Damage("lossless chunk is damaged")
+    return out, at + stream_size

@@ -1,0 +1,214 @@
+"""One .rbe file: the tensors of one layer.
+
+    magic (8) | version u16 | 0 u16 | header length u32 | chunks u32 | crc32 u32
+    header: canonical JSON, {"tensors": [{"chunks", "codec", "dtype", "name", "shape"}, ...]}
+    chunk table: per chunk, length u32 and crc32 u32
+    chunks, in the order of the table, to the end of the file
+
+Little-endian. The CRC of the prefix covers everything before the chunks but itself, and is checked before the header
+is parsed. A tensor's chunks stand together, in the order of the tensors; their place follows from the lengths, so
+there is no offset to forge.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rbe_cli import dtypes
+from rbe_cli.container import canonical
+from rbe_cli.container.atomic import atomic_file
+from rbe_cli.errors import CorruptFile
+
+MAGIC = b"\x93RBE\r\n\x1a\n"
+#: The lowest version that can read what this one writes, and the highest this one reads.
+VERSION = 1
+MAX_HEADER = 16 << 20
+#: How a tensor's chunks are to be read; `same` has none and stands for the tensor named in `as`.
+CODECS = ("trellis", "lossless", "same")
+_PREFIX = struct.Struct("<8sHHII")
+_CRC = struct.Struct("<I")
+_ENTRY = struct.Struct("<II")
+_START = _PREFIX.size + _CRC.size
+_MAX_DIMENSIONS = 32
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor as a layer file's header describes it.
+
+    Attributes
+    ----------
+    first_chunk, chunks : int
+        Its part of the chunk table.
+    same_as : str
+        For the codec `same`, the tensor it is identical to; else empty.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    first_chunk: int
+    chunks: int
+    same_as: str = ""
+
+
+@dataclass(frozen=True)
+class EncodedTensor:
+    """A tensor ready to be written."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    chunks: list[bytes]
+    same_as: str = ""
+
+    def header(self) -> dict[str, Any]:
+        """Its entry in the header."""
+        entry: dict[str, Any] = {
+            "chunks": len(self.chunks),
+            "codec": self.codec,
+            "dtype": self.dtype,
+            "name": self.name,
+            "shape": list(self.shape),
+        }
+        return entry | ({"as": self.same_as} if self.same_as else {})
+
+    def size(self) -> int:
+        """Bytes of the layer file that are there for this tensor alone."""
+        return len(canonical.dump(self.header())) + sum(len(chunk) + _ENTRY.size for chunk in self.chunks)
+
+
+def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
+    """Write a layer file, whole or not at all."""
+    tensors = list(tensors)
+    chunks = [chunk for tensor in tensors for chunk in tensor.chunks]
+    header = canonical.dump({"tensors": [tensor.header() for tensor in tensors]})
+    table = b"".join(_ENTRY.pack(len(chunk), zlib.crc32(chunk)) for chunk in chunks)
+    prefix = _PREFIX.pack(MAGIC, VERSION, 0, len(header), len(chunks))
+    with atomic_file(path) as file:
+        file.write(prefix + _CRC.pack(zlib.crc32(prefix + header + table)) + header + table)
+        for chunk in chunks:
+            file.write(chunk)
+
+
+class LayerFile:
+    """A layer file open for reading. Everything that can be wrong with it raises CorruptFile.
+
+    Attributes
+    ----------
+    tensors : list of TensorRecord
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except FileNotFoundError:
+            raise CorruptFile(f"{path}: missing") from None
+        try:
+            self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> LayerFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _fail(self, what: str) -> CorruptFile:
+        return CorruptFile(f"{self.path}: {what}")
+
+    def _read_header(self) -> None:
+        size = self.path.stat().st_size
+        start = self._file.read(_START)
+        if start[: len(MAGIC)] != MAGIC:
+            raise self._fail("not an rbe layer file" if size else "empty file")
+        if len(start) < _START:
+            raise self._fail("cut short")
+        _, version, zero, header_size, chunk_count = _PREFIX.unpack_from(start)
+        if version > VERSION:
+            raise self._fail(f"format {version} is newer than this rbe reads ({VERSION}): upgrade rbe, or damaged")
+        if header_size > MAX_HEADER or _START + header_size + chunk_count * _ENTRY.size > size or zero or version < 1:
+            raise self._fail("cut short or damaged")
+        header = self._file.read(header_size)
+        table = self._file.read(chunk_count * _ENTRY.size)
+        if zlib.crc32(start[: _PREFIX.size] + header + table) != _CRC.unpack_from(start, _PREFIX.size)[0]:
+            raise self._fail("header is damaged (checksum)")
+        self._lengths, self._crcs = [], []
+        self._offsets = [_START + header_size + len(table)]
+        for length, crc in _ENTRY.iter_unpack(table):
+            self._lengths.append(length)
+            self._crcs.append(crc)
+            self._offsets.append(self._offsets[-1] + length)
+        if self._offsets[-1] != size:
+            raise self._fail("cut short" if self._offsets[-1] > size else "has bytes after its end")
+        self.tensors = self._records(canonical.load(header, str(self.path)))
+
+    def _records(self, header: Any) -> list[TensorRecord]:
+        if not isinstance(header, dict) or set(header) != {"tensors"} or not isinstance(header["tensors"], list):
+            raise self._fail("header has the wrong form")
+        records: list[TensorRecord] = []
+        at = 0
+        for entry in header["tensors"]:
+            record = self._record(entry, at)
+            at += record.chunks
+            records.append(record)
+        if at != len(self._lengths):
+            raise self._fail("header and chunk table disagree")
+        if len({record.name for record in records}) != len(records):
+            raise self._fail("names a tensor twice")
+        return records
+
+    def _record(self, entry: Any, at: int) -> TensorRecord:
+        keys = {"chunks", "codec", "dtype", "name", "shape"}
+        if not isinstance(entry, dict) or not keys <= set(entry) <= keys | {"as"}:
+            raise self._fail("header has the wrong form")
+        name, dtype, shape, codec, chunks = (entry[key] for key in ("name", "dtype", "shape", "codec", "chunks"))
+        same_as = entry.get("as", "")
+        good = (
+            isinstance(name, str)
+            and isinstance(same_as, str)
+            and codec in CODECS
+            and (codec == "same") == bool(same_as)
+            and isinstance(dtype, str)
+            and dtype in dtypes.BITS
+            and isinstance(shape, list)
+            and len(shape) <= _MAX_DIMENSIONS
+            and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+            and dtypes.count(tuple(shape)) < 1 << 60
+            and type(chunks) is int
+            and 0 <= chunks <= len(self._lengths) - at
+            and (codec != "trellis" or chunks > 0)
+            and (codec != "same" or chunks == 0)
+        )
+        if not good:
+            raise self._fail("header has an entry that makes no sense")
+        return TensorRecord(name, dtype, tuple(shape), codec, at, chunks, same_as)
+
+    def chunks(self, record: TensorRecord) -> Iterator[bytes]:
+        """A tensor's chunks, each checked against its CRC."""
+        for i in range(record.first_chunk, record.first_chunk + record.chunks):
+            yield self.chunk(i)
+
+    def chunk(self, index: int) -> bytes:
+        """One chunk, checked against its CRC."""
+        self._file.seek(self._offsets[index])
+        data = self._file.read(self._lengths[index])
+        if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
+            raise self._fail(f"chunk {index} is damaged (checksum)")
+        return data
+
+    def size_of(self, record: TensorRecord) -> int:
+        """Bytes of the file that are there for one tensor alone (its header entry, its table, its chunks)."""
+        lengths = self._lengths[record.first_chunk : record.first_chunk + record.chunks]
+        empty = EncodedTensor(record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as)
+        return empty.size() + sum(lengths)

@@ -1,0 +1,258 @@
+"""`rbe.json`: what a folder of layer files holds, where it came from, and how exact it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rbe_cli import dtypes, metrics
+from rbe_cli.container import canonical
+from rbe_cli.container.atomic import atomic_file
+from rbe_cli.container.names import is_plain
+from rbe_cli.errors import CorruptFile, RBEError
+
+NAME = "rbe.json"
+#: Folder, inside the output, of the files that are carried along.
+CARRIED = "files"
+FORMAT = 1
+#: Method of a tensor that is stored as another one, whose name follows.
+SAME_AS = "same as "
+_MAX_SIZE = 256 << 20
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor.
+
+    Attributes
+    ----------
+    method : str
+        The codec its chunks are in, or `same as NAME`.
+    bytes : int
+        Of the layer file, those that are there for this tensor.
+    rmse, nrmse : float
+        Measured on the decoded weights; 0 when exact.
+    source : int
+        Which of the source files it belongs to.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    method: str
+    bytes: int
+    rmse: float
+    nrmse: float
+    source: int
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return dtypes.count(self.shape)
+
+    @property
+    def source_bytes(self) -> int:
+        """Size in the source."""
+        return dtypes.byte_length(self.dtype, self.shape)
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight."""
+        return metrics.bits_per_weight(self.bytes, self.elements)
+
+    @property
+    def snr(self) -> float:
+        """In dB; infinite when exact."""
+        return metrics.snr_db(self.nrmse)
+
+    @property
+    def gap(self) -> float:
+        """Distance to the Shannon bound in dB; NaN when exact."""
+        return metrics.gap_db(self.bpw, self.snr)
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """One layer file."""
+
+    file: str
+    bytes: int
+    sha256: str
+    tensors: tuple[TensorEntry, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file, by its path relative to the checkpoint, its size and SHA-256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceFile(FileEntry):
+    """A safetensors file of the source, with its metadata."""
+
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything `rbe.json` says."""
+
+    tool: str
+    source: str
+    revision: str | None
+    settings: dict[str, Any]
+    sources: tuple[SourceFile, ...]
+    layers: tuple[LayerEntry, ...]
+    carried: tuple[FileEntry, ...] = field(default=())
+
+    @property
+    def tensors(self) -> list[TensorEntry]:
+        """All tensors, layer by layer."""
+        return [tensor for layer in self.layers for tensor in layer.tensors]
+
+    def dump(self) -> bytes:
+        """Canonical JSON."""
+        value = {
+            "format": FORMAT,
+            "tool": self.tool,
+            "source": self.source,
+            "revision": self.revision,
+            "settings": self.settings,
+            "sources": [dataclasses.asdict(source) for source in self.sources],
+            "layers": [
+                {
+                    "file": layer.file,
+                    "bytes": layer.bytes,
+                    "sha256": layer.sha256,
+                    "tensors": [_tensor_json(tensor) for tensor in layer.tensors],
+                }
+                for layer in self.layers
+            ],
+            "carried": [dataclasses.asdict(file) for file in self.carried],
+        }
+        return canonical.dump(value) + b"\n"
+
+    def write(self, folder: Path) -> int:
+        """Write it into a folder; returns its size."""
+        data = self.dump()
+        with atomic_file(folder / NAME) as file:
+            file.write(data)
+        return len(data)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and check the manifest of a folder. Raises RBEError if there is none, CorruptFile if it is damaged."""
+        path = folder / NAME
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_SIZE + 1)
+        except FileNotFoundError:
+            raise RBEError(f"{folder}: no {NAME} here; give a folder that `rbe compress` wrote") from None
+        if len(data) > _MAX_SIZE:
+            raise CorruptFile(f"{path}: too large to be a manifest")
+        value = canonical.load(data.removesuffix(b"\n"), str(path))
+        try:
+            manifest = cls._from_json(value)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            raise CorruptFile(f"{path}: has the wrong form") from None
+        manifest._check(path)
+        return manifest
+
+    @classmethod
+    def _from_json(cls, value: Any) -> Manifest:
+        if value["format"] != FORMAT:
+            raise CorruptFile(f"{NAME}: format {value['format']!r} is not one this rbe reads ({FORMAT})")
+        return cls(
+            tool=_text(value["tool"]),
+            source=_text(value["source"]),
+            revision=None if value["revision"] is None else _text(value["revision"]),
+            settings=dict(value["settings"]),
+            sources=tuple(
+                SourceFile(*_file_json(source), metadata=_metadata(source["metadata"])) for source in value["sources"]
+            ),
+            layers=tuple(
+                LayerEntry(
+                    _text(layer["file"]),
+                    _count(layer["bytes"]),
+                    _text(layer["sha256"]),
+                    tuple(_tensor_from_json(tensor) for tensor in layer["tensors"]),
+                )
+                for layer in value["layers"]
+            ),
+            carried=tuple(FileEntry(*_file_json(file)) for file in value["carried"]),
+        )
+
+    def _check(self, path: Path) -> None:
+        """Names that stay in the folder and stand once, tensors that have a source."""
+        layers = [layer.file for layer in self.layers]
+        outputs = [file.path for file in (*self.sources, *self.carried)]
+        names = [tensor.name for tensor in self.tensors]
+        for what in (layers, outputs, names):
+            if len(set(what)) != len(what):
+                raise CorruptFile(f"{path}: names something twice")
+        if not all(map(is_plain, layers + outputs)) or any("/" in layer for layer in layers):
+            raise CorruptFile(f"{path}: names a file outside its folder")
+        if any(tensor.source >= len(self.sources) for tensor in self.tensors):
+            raise CorruptFile(f"{path}: a tensor belongs to no file")
+
+
+def _round(value: float) -> float:
+    """Six significant digits are enough for a report."""
+    return float(f"{value:.6g}")
+
+
+def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "method": tensor.method,
+        "bytes": tensor.bytes,
+        "bpw": _round(tensor.bpw) if tensor.elements else 0,
+        "rmse": _round(tensor.rmse),
+        "nrmse": _round(tensor.nrmse),
+        "snr": _round(tensor.snr) if math.isfinite(tensor.snr) else None,
+        "source": tensor.source,
+    }
+
+
+def _tensor_from_json(value: Any) -> TensorEntry:
+    shape = tuple(_count(n) for n in value["shape"])
+    if value["dtype"] not in dtypes.BITS or len(shape) > 32:
+        raise ValueError
+    rmse, nrmse = float(value["rmse"]), float(value["nrmse"])
+    if not (math.isfinite(rmse) and rmse >= 0 and nrmse >= 0):
+        raise ValueError
+    return TensorEntry(
+        _text(value["name"]), value["dtype"], shape, _text(value["method"]), _count(value["bytes"]), rmse, nrmse,
+        _count(value["source"]),
+    )  # fmt: skip
+
+
+def _file_json(value: Any) -> tuple[str, int, str]:
+    return _text(value["path"]), _count(value["bytes"]), _text(value["sha256"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise TypeError
+    return value
+
+
+def _metadata(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    return {_text(key): _text(item) for key, item in value.items()}

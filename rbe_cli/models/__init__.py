@@ -1,0 +1,18 @@
+"""The small real checkpoints that ship with the package.
+
+``mini-gpt2`` is a one-million-parameter GPT-2 over bytes, trained by
+:mod:`rbe_cli.models.train` on the King James Bible.  Its folder holds what Hugging Face
+``GPT2LMHeadModel.from_pretrained`` loads, the text it was never trained on (``heldout.txt``)
+and the log of its training.
+"""
+
+from pathlib import Path
+
+NAMES: tuple[str, ...] = ("mini-gpt2",)
+
+
+def path(name: str = "mini-gpt2") -> Path:
+    """The folder of a shipped model; ValueError when no model of that name ships."""
+    if name not in NAMES:
+        raise ValueError(f"no shipped model is called {name!r}; there is: {', '.join(NAMES)}")
+    return Path(__file__).resolve().parent / name.replace("-", "_")

@@ -1,0 +1,78 @@
+"""Read what a folder of layer files, or one layer file, says of itself. Nothing is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbe_cli import dtypes
+from rbe_cli.codec.parameters import Parameters
+from rbe_cli.container.layer_file import LayerFile, TensorRecord
+from rbe_cli.container.manifest import NAME, SAME_AS, Manifest, TensorEntry
+from rbe_cli.errors import located
+from rbe_cli.operations.open_folder import check_layer
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What there is to know without decoding.
+
+    Attributes
+    ----------
+    manifest : Manifest or None
+        None for a single layer file.
+    tensors : list of TensorEntry
+    size : int
+        Bytes of the layer files and the manifest.
+    parameters : dict
+        Tensor name -> Parameters of those that are trellis-coded.
+    """
+
+    manifest: Manifest | None
+    tensors: list[TensorEntry]
+    size: int
+    parameters: dict[str, Parameters]
+
+
+def inspect(path: Path) -> Inspected:
+    """Inspect a folder that `rbe compress` wrote, or one of its layer files. Raises RBEError, CorruptFile."""
+    if path.is_file() and path.name != NAME:
+        return _inspect_file(path)
+    folder = path.parent if path.name == NAME and path.is_file() else path
+    manifest = Manifest.read(folder)
+    parameters: dict[str, Parameters] = {}
+    for layer in manifest.layers:
+        check_layer(folder, layer, whole=False)
+        with LayerFile(folder / layer.file) as file:
+            parameters |= _parameters(file)
+    size = (folder / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers)
+    return Inspected(manifest, manifest.tensors, size, parameters)
+
+
+def _inspect_file(path: Path) -> Inspected:
+    with LayerFile(path) as file:
+        parameters = _parameters(file)
+        size = path.stat().st_size
+        common = size - sum(file.size_of(record) for record in file.tensors)
+        entries = []
+        for i, record in enumerate(file.tensors):
+            own = parameters.get(record.name)
+            nrmse = own.nrmse if own else 0.0
+            rmse = own.rms * own.nrmse if own else 0.0
+            method = SAME_AS + record.same_as if record.same_as else record.codec
+            entries.append(
+                TensorEntry(
+                    record.name, record.dtype, record.shape, method,
+                    file.size_of(record) + (common if i == 0 else 0), rmse, nrmse, 0,
+                )
+            )  # fmt: skip
+    return Inspected(None, entries, size, parameters)
+
+
+def _parameters(file: LayerFile) -> dict[str, Parameters]:
+    return {record.name: _read_parameters(file, record) for record in file.tensors if record.codec == "trellis"}
+
+
+def _read_parameters(file: LayerFile, record: TensorRecord) -> Parameters:
+    with located(f"{file.path}: tensor {record.name!r}"):
+        return Parameters.unpack(file.chunk(record.first_chunk), dtypes.count(record.shape))

@@ -1,0 +1,44 @@
+"""How long operations tell what they are doing, and the threads they do it with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+
+@contextmanager
+def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting jobs are dropped when something goes wrong or the user interrupts."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Progress(Protocol):
+    """What a long operation tells as it goes on."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A new phase begins, of `total` elements."""
+
+    def advance(self, elements: int) -> None:
+        """So many elements are done."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
+
+class Silent:
+    """A Progress that tells nothing."""
+
+    def phase(self, name: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, elements: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""

@@ -1,0 +1,105 @@
+"""The settings of a compression, checked once and written to the manifest."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rbe_cli.errors import UsageError
+
+OBJECTIVES = ("balanced", "mse")
+#: Trellis states of each effort level.
+EFFORT_STATES = (4, 8, 16, 32, 64, 128, 256, 256, 256, 256)
+DEFAULT_EFFORT = 5
+DEFAULT_BITS = 4.0
+#: Tensors with fewer elements than this are kept exactly, and so are all vectors: they weigh nothing.
+EXACT_BELOW = 1024
+#: gr and gc of `balanced`, in sixteenths; tables of embeddings get none, where shaping harms.
+BALANCED = (8, 8)
+_UNSHAPED = re.compile(r"embed|(^|\.)(wte|wpe|lm_head|tok_emb|pos_emb|shared)(\.|$)", re.IGNORECASE)
+_BLOCKS = range(4, 4097)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compress.
+
+    Exactly one of `bits`, `ratio`, `nrmse` and `lossless` says how far; with none of them, 4 bits.
+
+    Attributes
+    ----------
+    bits : float
+        Bits per weight of everything written, 0.03 to 32.
+    ratio : float
+        Source bytes over bytes written.
+    nrmse : float
+        Relative error no tensor may exceed, 0 to 1.
+    lossless : bool
+    objective : str
+        `balanced` puts the error where rows and columns are large, `mse` makes it least.
+    effort : int
+        0 (fast) to 9 (best): how long the encoder searches. The files decode alike.
+    k, block, threshold
+        Levels of the wavelet, block size and coefficient threshold of the structure stage. Recorded; they govern
+        nothing until that stage is there.
+    jobs : int
+        Threads; the bytes do not depend on it. 0: one per core.
+    """
+
+    bits: float | None = None
+    ratio: float | None = None
+    nrmse: float | None = None
+    lossless: bool = False
+    objective: str = "balanced"
+    effort: int = DEFAULT_EFFORT
+    k: int = 5
+    block: int = 128
+    threshold: float = 0.01
+    jobs: int = 0
+
+    def __post_init__(self) -> None:
+        wishes = [name for name in ("bits", "ratio", "nrmse") if getattr(self, name) is not None]
+        if self.lossless:
+            wishes.append("lossless")
+        if len(wishes) > 1:
+            raise UsageError("give one of " + " and ".join("--" + wish for wish in wishes) + ", not both")
+        if not wishes:
+            object.__setattr__(self, "bits", DEFAULT_BITS)
+        _within("--bits", self.bits, 0.03, 32)
+        _within("--ratio", self.ratio, 1, 1e6)
+        _within("--nrmse", self.nrmse, 1e-5, 1)
+        _within("--effort", self.effort, 0, len(EFFORT_STATES) - 1)
+        _within("--k", self.k, 1, 16)
+        _within("--threshold", self.threshold, 0, 1e6)
+        _within("--jobs", self.jobs, 0, 1024)
+        if self.block not in _BLOCKS:
+            raise UsageError(f"--block must be from {_BLOCKS.start} to {_BLOCKS.stop - 1}, not {self.block}")
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
+
+    @property
+    def states(self) -> int:
+        """States of the trellis."""
+        return EFFORT_STATES[self.effort]
+
+    @property
+    def threads(self) -> int:
+        """Threads to use."""
+        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def shaping(self, name: str) -> tuple[int, int]:
+        """gr and gc of a tensor, in sixteenths."""
+        return BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
+
+    def recorded(self) -> dict[str, Any]:
+        """What goes to the manifest: everything that the bytes depend on."""
+        settings = {key: value for key, value in asdict(self).items() if value is not None and key != "jobs"}
+        return {key: value for key, value in settings.items() if key != "lossless" or value}
+
+
+def _within(option: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise UsageError(f"{option} must be from {low:g} to {high:g}, not {value:g}")
