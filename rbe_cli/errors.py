@@ -1,10 +1,10 @@
 """Every error the package raises on purpose.
 
-    RBEError                    exit code 1: cannot do what was asked
-    |-- UsageError              exit code 2: the wish itself is wrong
-    |-- CorruptFile             exit code 4: truncated, damaged or hostile input
-        |-- Damage              the same from a stage that does not know which file it is reading
-    Each message is one line that names the file or tensor and says what to do.
+RBEError                    exit code 1: cannot do what was asked
+|-- UsageError              exit code 2: the wish itself is wrong
+|-- CorruptFile             exit code 4: truncated, damaged or hostile input
+    |-- Damage              the same from a stage that does not know which file it is reading
+Each message is one line that names the file or tensor and says what to do.
 """
 
 from __future__ import annotations

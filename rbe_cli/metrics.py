@@ -62,7 +62,7 @@ class Error(NamedTuple):
         """-20 log10 NRMSE, in dB; infinite when exact."""
         return snr_db(self.nrmse)
 
-    def __add__(self, other: object) -> Error:  # type: ignore[override]
+    def __add__(self, other: object) -> Error:
         """The error of both together."""
         if not isinstance(other, Error):
             return NotImplemented

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,9 @@ def source(exponent: float) -> np.ndarray:
     rng = np.random.default_rng(20261122)
     magnitude = rng.gamma(1 / exponent, size=(STEPS, LANES)) ** (1 / exponent)
     sign = rng.integers(0, 2, (STEPS, LANES)) * 2 - 1
-    x = magnitude * sign
-    return x / np.sqrt(np.mean(x * x))
+    x: np.ndarray = magnitude * sign
+    x /= np.sqrt(np.mean(x * x))
+    return x
 
 
 def magnitudes(k: np.ndarray, union: int) -> np.ndarray:
@@ -81,7 +83,7 @@ def integer_table(counts: np.ndarray, union: int) -> list[int]:
             freq[int(loss.argmin())] -= 1
 
 
-def class_tables(x: np.ndarray, rate: np.ndarray, shift: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray]:
+def class_tables(x: np.ndarray, rate: np.ndarray, shift: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Iterate one class to its fixed point, starting from the rates and shifts of the class above."""
     t = trellis(STATES)
     xs = x.astype(np.float32)
@@ -89,7 +91,7 @@ def class_tables(x: np.ndarray, rate: np.ndarray, shift: np.ndarray) -> tuple[di
     scratch = np.empty((STEPS, STATES // 32, LANES), np.uint32), np.empty((STEPS, 4, LANES), np.int32)
     k, u = np.empty(x.shape, np.int32), np.empty(x.shape, np.uint8)
     ks = np.arange(-RATE_REACH, RATE_REACH + 1)
-    result: dict = {}
+    result: dict[str, Any] = {}
     for turn in range(ROUNDS + LAST_ROUNDS):
         search(xs, zeros, 0, tables.price_of(rate[None], shift[None]), t.first, t.second, t.branch, *scratch, k, u)
         n = 2 * k + u
@@ -149,8 +151,10 @@ def main() -> None:
             r, rate, shift = class_tables(x * tables.sigma_over_step(c), rate, shift)
             shannon = 6.0206 * r["bits"] + 10 * np.log10(r["distortion"] / tables.sigma_over_step(c) ** 2)
             print(family, c, f"{r['bits']:.4f} bits, gap {shannon:.3f} dB", flush=True)
-            lines.append(f"C {family} {c} {round(r['bits'] * 1e5)} {round(r['distortion'] * 1e6)} "
-                         + " ".join(map(str, r["shift"])))
+            lines.append(
+                f"C {family} {c} {round(r['bits'] * 1e5)} {round(r['distortion'] * 1e6)} "
+                + " ".join(map(str, r["shift"]))
+            )
             for union in (0, 1):
                 lines.append(f"F {family} {c} {union} " + " ".join(map(str, r["freq"][union])))
     out.write_text("\n".join(lines) + "\n")

@@ -30,9 +30,7 @@ def open_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = Path(
-            snapshot_download(repo_id, revision=revision, allow_patterns=PATTERNS, ignore_patterns=_IGNORED)
-        )
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=PATTERNS, ignore_patterns=_IGNORED))
     except errors.GatedRepoError:
         raise RBEError(f"{repo_id}: gated; accept its terms on the hub, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:

@@ -50,4 +50,4 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for pieces in data:
             for piece in pieces:
-                file.write(memoryview(piece))
+                file.write(piece.data)

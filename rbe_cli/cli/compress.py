@@ -30,14 +30,24 @@ def command(
     ] = None,
     bits: Annotated[
         float | None,
-        typer.Option("--bits", metavar="B", help="At most B bits per weight, every byte counted.  [default: 4]", rich_help_panel=_RATE),
+        typer.Option(
+            "--bits",
+            metavar="B",
+            help="At most B bits per weight, every byte counted.  [default: 4]",
+            rich_help_panel=_RATE,
+        ),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option("--ratio", metavar="R", help="At least R times smaller.", rich_help_panel=_RATE)
     ] = None,
     nrmse: Annotated[
         float | None,
-        typer.Option("--nrmse", metavar="E", help="Relative error of at most E in every tensor (0.07 is 23 dB).", rich_help_panel=_RATE),
+        typer.Option(
+            "--nrmse",
+            metavar="E",
+            help="Relative error of at most E in every tensor (0.07 is 23 dB).",
+            rich_help_panel=_RATE,
+        ),
     ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Every bit of every tensor.", rich_help_panel=_RATE)
@@ -54,7 +64,7 @@ def command(
         int,
         typer.Option(
             metavar="0..9",
-            help=f"How long to search: trellis of {EFFORT_STATES[0]} to {EFFORT_STATES[-1]} states. Costs time only here.",
+            help=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states). Decoding is the same.",
             rich_help_panel=_ENCODER,
         ),
     ] = DEFAULT_EFFORT,
@@ -71,9 +81,7 @@ def command(
     ] = 128,
     threshold: Annotated[
         float,
-        typer.Option(
-            "--threshold", metavar="T", help="Drop coefficients below T x RMS.", rich_help_panel=_STRUCTURE
-        ),
+        typer.Option("--threshold", metavar="T", help="Drop coefficients below T x RMS.", rich_help_panel=_STRUCTURE),
     ] = 0.01,
     whole: options.Whole = False,
     as_json: options.Json = False,
@@ -119,9 +127,7 @@ def command(
             "path": str(out),
             "source": done.manifest.source,
             "settings": done.manifest.settings,
-            "tensors": [
-                tables.tensor_json(t) | {"encode_ns_per_element": done.encode_ns.get(t.name)} for t in tensors
-            ],
+            "tensors": [tables.tensor_json(t) | {"encode_ns_per_element": done.encode_ns.get(t.name)} for t in tensors],
             "totals": figures,
         }
         json.dump(document, sys.stdout, indent=2)

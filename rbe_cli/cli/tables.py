@@ -41,12 +41,10 @@ def size_text(size: float) -> str:
     """
     if size < 1000:
         return f"{size:.0f} B"
-    unit = "B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.5:
-            break
-    return f"{size:.3g} {unit}"
+    power = min(int(math.log10(size) // 3), 4)
+    if round(size / 1000**power) >= 1000 and power < 4:
+        power += 1
+    return f"{size / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}B"
 
 
 def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] | None, whole: bool) -> Table:

@@ -6,6 +6,7 @@ without encoding; what a pass of the encoder then measures corrects it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from rbe_cli.codec.trellis_codec import Analysis
@@ -37,14 +38,14 @@ def multiplier_for_size(analyses: list[Analysis], size: float, scale: float = 1.
 
     `scale` is what an earlier pass measured over what was forecast for it.
     """
-    return 2.0 ** _bisect(lambda m: scale * sum(a.expected_bytes(m * a.unit) for a in analyses) > size)
+    return math.exp2(_bisect(lambda m: scale * sum(a.expected_bytes(m * a.unit) for a in analyses) > size))
 
 
 def multiplier_for_error(analysis: Analysis, nrmse: float) -> float:
     """The multiplier with which one tensor's forecast relative error is `nrmse`."""
     wanted = nrmse * nrmse * analysis.energy
     # The error grows with the step, so look for the largest multiplier that is good enough.
-    return 2.0 ** -_bisect(lambda m: analysis.expected_error(analysis.unit / m) > wanted)
+    return 1 / math.exp2(_bisect(lambda m: analysis.expected_error(analysis.unit / m) > wanted))
 
 
 def corrected_for_error(multiplier: float, measured: float, wanted: float) -> float:

@@ -137,7 +137,7 @@ def fit(w: Matrix, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
     m, n = w.rows, w.columns
     column_weight = np.ones(n, np.float64)
     row_power = np.zeros(m, np.float64)
-    plain: tuple[NDArray, NDArray] | None = None
+    plain: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     for _ in range(_SWEEPS):
         column_sum = np.zeros(n, np.float64)
         for top, band in w.bands():
@@ -169,7 +169,7 @@ def fit(w: Matrix, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
     # Each candidate: total bits of the field and of the mean log scale, and the field.
     candidates = []
 
-    def add(row_logs: NDArray | None, column_logs: NDArray | None) -> None:
+    def add(row_logs: NDArray[np.float64] | None, column_logs: NDArray[np.float64] | None) -> None:
         rows, row_zero, row_cost = (
             _quantise(row_logs, live_columns) if row_logs is not None else (_only_zeros(dead_rows, use_rows), 0.0, 0.0)
         )

@@ -55,7 +55,8 @@ def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
     escape = FREQUENCY_BITS - np.log2(freq[0]) + 6 + np.floor(np.log2(beyond))
     inside = FREQUENCY_BITS - np.log2(np.array(freq[1:])[np.minimum(magnitude, reach)])
     bits = np.where(magnitude <= reach, inside, escape)
-    return (np.round(bits * 1024) / 1024).astype(np.float32)
+    rounded: NDArray[np.float32] = (np.round(bits * 1024) / 1024).astype(np.float32)
+    return rounded
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _lines() -> list[str]:
 
 @cache
 def _parsed() -> dict[int, dict[int, tuple[list[int], list[list[int]]]]]:
-    """family -> class -> ([bits, distortion, shifts...], [table of union 0, table of union 1])."""
+    """Family -> class -> ([bits, distortion, shifts...], [table of union 0, table of union 1])."""
     parsed: dict[int, dict[int, tuple[list[int], list[list[int]]]]] = {}
     for line in _lines():
         kind, family, c, *numbers = line.split()
@@ -154,9 +155,7 @@ def family(index: int) -> Family:
             inside_slot = np.arange(1 << FREQUENCY_BITS) - start[c, union][symbol]
             slots[c, union] = (symbol << 24) | (inside_slot << 12) | own[symbol]
     price = price_of(rate, shift)
-    return Family(
-        price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel(), bits, distortion
-    )
+    return Family(price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel(), bits, distortion)
 
 
 def price_of(rate: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,10 @@ _EIGHTHS = np.array([2.0 ** (i / 8) for i in range(8)], np.float32)
 
 
 def shaped(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Step exponents A = (shaping E + 8) >> 4 and class exponents E - A of an axis, int32[n] each, ZERO kept in the
-    latter."""
+    """Step exponents A = (shaping E + 8) >> 4 and class exponents E - A of an axis, int32[n] each.
+
+    Where the axis is ZERO, A is 0 and the class stays ZERO.
+    """
     live = axis.exponents != ZERO
     steps = np.where(live, (shaping * axis.exponents + SHAPING_UNIT // 2) >> 4, 0).astype(np.int32)
     return steps, np.where(live, axis.exponents - steps, ZERO).astype(np.int32)
@@ -158,7 +161,7 @@ class Analysis:
 
     def _centres(self, step: float) -> NDArray[np.float64]:
         base = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
-        return base + self.first_offset + np.arange(self.elements.size)
+        return np.asarray(base + self.first_offset + np.arange(self.elements.size), np.float64)
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step, from what the tables say of Gaussian (or Laplace) weights."""
@@ -221,7 +224,7 @@ def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:
 
 
 def _spread(
-    row_steps: NDArray, row_class: NDArray, column_steps: NDArray, column_class: NDArray
+    row_steps: NDArray[Any], row_class: NDArray[Any], column_steps: NDArray[Any], column_class: NDArray[Any]
 ) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
     """Elements per class and their squared step factors: convolutions of the rows' and the columns' histograms."""
     firsts, counts, factors = [], [], []
@@ -231,8 +234,8 @@ def _spread(
         index = classes[live] - first
         firsts.append(first)
         counts.append(np.bincount(index, minlength=1).astype(np.float64))
-        factors.append(np.bincount(index, weights=np.exp2(steps[live] / 4), minlength=1))
-    return sum(firsts), np.convolve(*counts), np.convolve(*factors)
+        factors.append(np.bincount(index, weights=np.exp2(steps[live] / 4), minlength=1).astype(np.float64))
+    return sum(firsts), np.convolve(counts[0], counts[1]), np.convolve(factors[0], factors[1])
 
 
 def _normalise(matrix: Matrix, field: ScaleField) -> tuple[ScaleField, int]:
@@ -355,13 +358,11 @@ def _encode_group(
         )  # fmt: skip
         streams.append(words[at:].astype("<u2").tobytes())
         back = dtypes.from_float32(decoder.decode(streams[-1], tile), matrix.dtype)
-        error += field_kernels.squared_error(
-            back.astype(np.float64).ravel(), _tile_weights(matrix.exact, tile).ravel()
-        )
+        error += field_kernels.squared_error(back.astype(np.float64).ravel(), _tile_weights(matrix.exact, tile).ravel())
     return streams, error, time.thread_time_ns() - started
 
 
-def _deal(values: NDArray, lanes: NDArray) -> None:
+def _deal(values: NDArray[Any], lanes: NDArray[Any]) -> None:
     """Write a tile's values, in coding order, to its lanes: element t to row t // LANES, column t mod LANES."""
     whole, rest = divmod(values.size, lanes.shape[1])
     lanes[:whole] = values[: whole * lanes.shape[1]].reshape(whole, -1)
@@ -369,7 +370,7 @@ def _deal(values: NDArray, lanes: NDArray) -> None:
         lanes[whole, :rest] = values[whole * lanes.shape[1] :]
 
 
-def _tile_weights(read: Callable[[int, int], NDArray], tile: Tile) -> NDArray:
+def _tile_weights(read: Callable[[int, int], NDArray[Any]], tile: Tile) -> NDArray[Any]:
     """The weights of a tile, contiguous, in whatever type `read(top, bottom)` gives."""
     return np.ascontiguousarray(read(tile.top, tile.bottom)[:, tile.left : tile.right])
 

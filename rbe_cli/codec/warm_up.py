@@ -9,6 +9,7 @@ import numpy as np
 from rbe_cli.codec import lossless, trellis_codec
 from rbe_cli.codec.source import Matrix
 
+
 def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
     w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,13 +16,13 @@ from numpy.typing import DTypeLike, NDArray
 _local = threading.local()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """An uninitialised array, valid until this thread asks for the same name again.
 
     >>> scratch("example", (2, 3), np.float32).shape
     (2, 3)
     """
-    buffers: dict[str, NDArray] = _local.__dict__.setdefault("buffers", {})
+    buffers: dict[str, NDArray[np.uint8]] = _local.__dict__.setdefault("buffers", {})
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = buffers.get(name)
     if buffer is None or buffer.nbytes < size:

@@ -210,5 +210,8 @@ class LayerFile:
     def size_of(self, record: TensorRecord) -> int:
         """Bytes of the file that are there for one tensor alone (its header entry, its table, its chunks)."""
         lengths = self._lengths[record.first_chunk : record.first_chunk + record.chunks]
-        empty = EncodedTensor(record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as)
-        return empty.size() + sum(lengths)
+        empty = EncodedTensor(
+            record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as
+        )
+        size: int = empty.size() + sum(lengths)
+        return size

@@ -17,7 +17,7 @@ def normalise(counts, total):
     """
     freq = np.zeros(256, np.uint32)
     n = counts.sum()
-    used = 0
+    used = np.int64(0)
     for b in range(256):
         if counts[b] > 0:
             share = counts[b] * total // n
@@ -40,7 +40,10 @@ def normalise(counts, total):
 
 @njit(**JIT)
 def encode_bytes(data, freq, words):
-    """Code uint8[n]; `words` is uint16 scratch of n + 2 * LANES + 1, filled from its end. Returns where the stream starts."""
+    """Code uint8[n]; returns where the stream starts.
+
+    `words` is uint16 scratch of n + 2 * LANES + 1, filled from its end.
+    """
     start = np.zeros(256, np.uint32)
     for b in range(1, 256):
         start[b] = start[b - 1] + freq[b - 1]

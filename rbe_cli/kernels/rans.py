@@ -166,8 +166,8 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
     """
     lanes = np.empty(LANES, np.uint32)
     states = np.zeros(LANES, np.uint32)
-    for lane in range(LANES):
-        lanes[lane] = np.uint32(words[2 * lane]) | (np.uint32(words[2 * lane + 1]) << np.uint32(16))
+    for i in range(LANES):
+        lanes[i] = np.uint32(words[2 * i]) | (np.uint32(words[2 * i + 1]) << np.uint32(16))
     at = np.uint64(2 * LANES)
     last = np.uint64(words.shape[0] - 1)
     highest = np.uint32(coded)
@@ -206,7 +206,7 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
         states[lane] = step[np.uint64((s << np.uint32(1)) | parity)]
     if at != last:
         return DAMAGED
-    for lane in range(LANES):
-        if lanes[lane] != _LOW:
+    for i in range(LANES):
+        if lanes[i] != _LOW:
             return DAMAGED
     return OK

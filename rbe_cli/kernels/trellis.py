@@ -62,7 +62,7 @@ def branch_costs(x, classes, coded, price, cost, symbol):
         quarter = np.floor(v * np.float32(0.25))
         rest = v - np.float32(4.0) * quarter
         q = 2 * np.int64(quarter)
-        fast = m == 0 and -RATE_REACH < q - 2 and q + 3 < RATE_REACH
+        fast = m == 0 and q - 2 > -RATE_REACH and q + 3 < RATE_REACH
         table = price[c]
         for r in range(4):
             u = r & 1

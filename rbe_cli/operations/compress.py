@@ -305,16 +305,14 @@ class _Job:
             return None
         return Encoding(analysis, step, self.settings.states, self.pool)
 
-    def _finish(
-        self, plan: _Plan, multiplier: float, encoding: Encoding | None
-    ) -> tuple[EncodedTensor, metrics.Error]:
+    def _finish(self, plan: _Plan, multiplier: float, encoding: Encoding | None) -> tuple[EncodedTensor, metrics.Error]:
         info = plan.info
         exact = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
             return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), exact
         if plan.analysis is not None and encoding is not None:
-            result = encoding.result()
-            if self.settings.nrmse is not None:
+            result: trellis_codec.Encoded | None = encoding.result()
+            if result is not None and self.settings.nrmse is not None:
                 result = self._meet_error(plan.analysis, multiplier, result, self.settings.nrmse)
             if result is not None:
                 size = sum(map(len, result.chunks))
@@ -328,10 +326,11 @@ class _Job:
         return list(lossless.encode(self._raw(plan), plan.info.dtype))
 
     def _meet_error(
-        self, analysis: Analysis, multiplier: float, result: trellis_codec.Encoded, wanted: float
+        self, analysis: Analysis, multiplier: float, first: trellis_codec.Encoded, wanted: float
     ) -> trellis_codec.Encoded | None:
         """Encode again until the relative error is what was asked, or just below; None if only exact will do."""
         best: trellis_codec.Encoded | None = None
+        result = first
         for _ in range(_MAX_PASSES):
             measured = math.sqrt(result.squared_error / analysis.energy)
             if measured <= wanted and (best is None or result.squared_error > best.squared_error):
@@ -360,9 +359,7 @@ class _Job:
             # The part of the file that belongs to no tensor is counted with the first.
             own = tensor.size() + (common if i == 0 else 0)
             entries.append(
-                TensorEntry(
-                    tensor.name, tensor.dtype, tensor.shape, method, own, error.rmse, error.nrmse, plan.shard
-                )
+                TensorEntry(tensor.name, tensor.dtype, tensor.shape, method, own, error.rmse, error.nrmse, plan.shard)
             )
         with path.open("rb") as handle:
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, write_safetensors
-from rbe_cli.codec import lossless, trellis_codec
-from rbe_cli.codec.tiles import Tile
 from rbe_cli.container.atomic import atomic_folder, check_free
-from rbe_cli.container.layer_file import LayerFile, TensorRecord
-from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, Manifest, TensorEntry
-from rbe_cli.errors import CorruptFile, RBEError, UsageError, located
-from rbe_cli.operations.open_folder import check_layer
+from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, Manifest
+from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
 #: A folder may claim this much, or PLAUSIBLE times its own size, whichever is more, unless the caller allows more.
@@ -31,8 +27,6 @@ DEFAULT_LIMIT = 4 << 30
 PLAUSIBLE = 4000
 #: Elements that may be decoded ahead of the one being written.
 _AHEAD = 1 << 21
-
-_Job = Callable[[], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,9 @@ def decode(
     started = time.perf_counter()
     manifest = Manifest.read(folder)
     _check_claims(folder, manifest, max_decoded)
-    job = _Decoding(folder, manifest, progress)
+    progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
+    job = _Decoding(Folder.open(folder, whole=True, done=progress.advance), progress)
+    progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:
         if out.name.endswith(SUFFIX):
             if len(manifest.sources) != 1:
@@ -139,132 +135,50 @@ def _restore(path: Path, target: Path, entry: FileEntry) -> None:
 class _Decoding:
     """One decoding under way."""
 
-    def __init__(self, folder: Path, manifest: Manifest, progress: Progress) -> None:
+    def __init__(self, folder: Folder, progress: Progress) -> None:
         self.folder = folder
-        self.manifest = manifest
         self.progress = progress
         self.nanoseconds = 0
         self.trellis_elements = 0
-        self.layer_of = {tensor.name: layer for layer in manifest.layers for tensor in layer.tensors}
-        self.progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
-        for layer in manifest.layers:
-            check_layer(folder, layer, whole=True)
-            self.progress.advance(layer.bytes)
-        self.progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
 
     def write_source(self, pool: ThreadPoolExecutor, index: int, path: Path) -> None:
         """Write one of the source's files."""
-        source = self.manifest.sources[index]
-        entries = {tensor.name: tensor for tensor in self.manifest.tensors if tensor.source == index}
-        order = layout((tensor.name, tensor.dtype, tensor.shape) for tensor in entries.values())
-        data = (self._pieces(pool, entries[name]) for name, _, _ in order)
+        source = self.folder.manifest.sources[index]
+        order = layout(
+            (tensor.name, tensor.dtype, tensor.shape)
+            for tensor in self.folder.manifest.tensors
+            if tensor.source == index
+        )
+        data = (self._bytes(pool, name) for name, _, _ in order)
         write_safetensors(path, order, data, source.metadata)
 
-    def _pieces(self, pool: ThreadPoolExecutor, tensor: TensorEntry) -> Iterator[NDArray[np.uint8]]:
+    def _bytes(self, pool: ThreadPoolExecutor, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor, in order, while threads decode what comes next."""
-        with self._open(tensor.name) as (file, record):
-            ahead: deque[tuple[Future[tuple[NDArray[np.uint8], int]], int]] = deque()
+        with self.folder.open_tensor(name) as stored:
+            trellis = stored.record.codec == "trellis"
+            ahead: deque[tuple[int, Future[tuple[NDArray[np.uint8], int]]]] = deque()
             under_way = 0
-            for elements, job in self._jobs(file, record, tensor):
-                ahead.append((pool.submit(_timed, job), elements))
-                under_way += elements
+            for piece in stored.pieces():
+                ahead.append((piece.elements, pool.submit(_timed, piece)))
+                under_way += piece.elements
                 while under_way > _AHEAD:
-                    under_way -= ahead[0][1]
-                    yield self._collect(*ahead.popleft(), tensor, record, file)
+                    under_way -= ahead[0][0]
+                    yield self._collect(*ahead.popleft(), trellis)
             while ahead:
-                yield self._collect(*ahead.popleft(), tensor, record, file)
+                yield self._collect(*ahead.popleft(), trellis)
 
     def _collect(
-        self,
-        future: Future[tuple[NDArray[np.uint8], int]],
-        elements: int,
-        tensor: TensorEntry,
-        record: TensorRecord,
-        file: LayerFile,
+        self, elements: int, future: Future[tuple[NDArray[np.uint8], int]], trellis: bool
     ) -> NDArray[np.uint8]:
-        with located(_place(file, tensor)):
-            piece, nanoseconds = future.result()
-        if record.codec == "trellis":
+        values, nanoseconds = future.result()
+        if trellis:
             self.nanoseconds += nanoseconds
             self.trellis_elements += elements
         self.progress.advance(elements)
-        return piece
-
-    def _open(self, name: str, depth: int = 0) -> _OpenTensor:
-        """The file and record a tensor is stored in, also where it is stored as another one."""
-        layer = self.layer_of.get(name)
-        if layer is None:
-            raise CorruptFile(f"{self.folder / NAME}: a tensor is stored as {name!r}, which is not there")
-        file = LayerFile(self.folder / layer.file)
-        record = next(record for record in file.tensors if record.name == name)
-        if record.codec != "same":
-            return _OpenTensor(file, record)
-        file.__exit__()
-        if depth:
-            raise CorruptFile(f"{file.path}: tensor {name!r} is stored as one that is itself stored as another")
-        return self._open(record.same_as, depth + 1)
-
-    def _jobs(self, file: LayerFile, record: TensorRecord, tensor: TensorEntry) -> Iterator[tuple[int, _Job]]:
-        """(elements, job) of every piece of a tensor. Reading happens here, decoding in the jobs."""
-        where = _place(file, tensor)
-        if (record.dtype, record.shape) != (tensor.dtype, tensor.shape):
-            raise CorruptFile(f"{where}: stored as a tensor of another shape or type")
-        if record.codec == "lossless":
-            if record.chunks != lossless.chunk_count(record.dtype, record.shape):
-                raise CorruptFile(f"{where}: has the wrong number of chunks")
-            yield from self._lossless_jobs(file, record)
-            return
-        if record.dtype not in dtypes.FLOATS:
-            raise CorruptFile(f"{where}: cannot be coded this way")
-        with located(where):
-            decoder, grid = trellis_codec.open_tensor(file.chunk(record.first_chunk), record.shape)
-        if record.chunks != 1 + len(grid):
-            raise CorruptFile(f"{where}: has the wrong number of chunks")
-        for i, tile in enumerate(grid):
-            stream = file.chunk(record.first_chunk + 1 + i)
-            yield tile.size, _tile_job(decoder, stream, tile, record.dtype)
-
-    def _lossless_jobs(self, file: LayerFile, record: TensorRecord) -> Iterator[tuple[int, _Job]]:
-        left = dtypes.count(record.shape)
-        for i in range(record.chunks):
-            elements = min(lossless.CHUNK, left)
-            left -= elements
-            yield elements, _lossless_job(file.chunk(record.first_chunk + i), i, record)
+        return values
 
 
-class _OpenTensor:
-    """A layer file open at one of its tensors."""
-
-    def __init__(self, file: LayerFile, record: TensorRecord) -> None:
-        self.file = file
-        self.record = record
-
-    def __enter__(self) -> tuple[LayerFile, TensorRecord]:
-        return self.file, self.record
-
-    def __exit__(self, *_: object) -> None:
-        self.file.__exit__()
-
-
-def _place(file: LayerFile, tensor: TensorEntry) -> str:
-    return f"{file.path}: tensor {tensor.name!r}"
-
-
-def _timed(job: _Job) -> tuple[NDArray[np.uint8], int]:
+def _timed(piece: Piece) -> tuple[NDArray[np.uint8], int]:
     started = time.thread_time_ns()
-    piece = job()
-    return piece, time.thread_time_ns() - started
-
-
-def _tile_job(decoder: trellis_codec.TileDecoder, stream: bytes, tile: Tile, dtype: str) -> _Job:
-    def job() -> NDArray[np.uint8]:
-        return dtypes.from_float32(decoder.decode(stream, tile), dtype).view(np.uint8).ravel()
-
-    return job
-
-
-def _lossless_job(chunk: bytes, index: int, record: TensorRecord) -> _Job:
-    def job() -> NDArray[np.uint8]:
-        return lossless.decode_chunk(chunk, index, record.dtype, record.shape)
-
-    return job
+    values = piece.decode()
+    return values, time.thread_time_ns() - started

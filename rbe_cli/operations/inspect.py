@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rbe_cli import dtypes
 from rbe_cli.codec.parameters import Parameters
+from rbe_cli.container.headers import check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, SAME_AS, Manifest, TensorEntry
 from rbe_cli.errors import located
-from rbe_cli.operations.open_folder import check_layer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def inspect(path: Path) -> Inspected:
     manifest = Manifest.read(folder)
     parameters: dict[str, Parameters] = {}
     for layer in manifest.layers:
-        check_layer(folder, layer, whole=False)
+        check_layer(folder, layer)
         with LayerFile(folder / layer.file) as file:
             parameters |= _parameters(file)
     size = (folder / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers)

@@ -91,7 +91,7 @@ class Settings:
         return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def shaping(self, name: str) -> tuple[int, int]:
-        """gr and gc of a tensor, in sixteenths."""
+        """Gr and gc of a tensor, in sixteenths."""
         return BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
 
     def recorded(self) -> dict[str, Any]:

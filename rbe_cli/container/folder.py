@@ -1,0 +1,192 @@
+"""A compressed checkpoint on disk: the manifest, its layer files, and the way from a name to a tensor's weights.
+
+folder = Folder.open(path)          # manifest and headers checked, nothing decoded
+w = folder.tensor("h.0.attn.c_attn.weight")
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes
+from rbe_cli.codec import lossless, trellis_codec
+from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.trellis_codec import TileDecoder
+from rbe_cli.container.headers import check_layer
+from rbe_cli.container.layer_file import LayerFile, TensorRecord
+from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
+from rbe_cli.errors import CorruptFile, RBEError, located
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tensor that decodes alone: a tile, or a chunk of the lossless coder.
+
+    Attributes
+    ----------
+    elements : int
+    decode : callable
+        Gives its bytes, uint8[n], in the tensor's dtype. Safe to call in any thread. Raises CorruptFile.
+    """
+
+    elements: int
+    decode: Callable[[], NDArray[np.uint8]]
+
+
+class StoredTensor:
+    """One tensor of a folder, its layer file open.
+
+    Attributes
+    ----------
+    entry : TensorEntry
+    record : TensorRecord
+        Where it is stored; another tensor's if it is identical to that one.
+    """
+
+    def __init__(self, file: LayerFile, entry: TensorEntry, record: TensorRecord) -> None:
+        self.file = file
+        self.entry = entry
+        self.record = record
+        self.where = f"{file.path}: tensor {entry.name!r}"
+        if (record.dtype, record.shape) != (entry.dtype, entry.shape):
+            raise CorruptFile(f"{self.where}: stored as a tensor of another shape or type")
+
+    def __enter__(self) -> StoredTensor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.__exit__()
+
+    def pieces(self) -> Iterator[Piece]:
+        """All pieces in order: put together, they are the tensor's bytes. Reading happens here, decoding in them."""
+        if self.record.codec == "lossless":
+            return self._chunks()
+        return self._tiles()
+
+    def tiles(self) -> tuple[TileDecoder, Grid]:
+        """The decoder and the grid of a trellis-coded tensor; `stream` gives what the decoder takes."""
+        with located(self.where):
+            decoder, grid = trellis_codec.open_tensor(self.file.chunk(self.record.first_chunk), self.record.shape)
+        if self.record.chunks != 1 + len(grid):
+            raise CorruptFile(f"{self.where}: has the wrong number of chunks")
+        return decoder, grid
+
+    def stream(self, index: int) -> bytes:
+        """The bytes of tile `index`, checked against their CRC."""
+        return self.file.chunk(self.record.first_chunk + 1 + index)
+
+    def _tiles(self) -> Iterator[Piece]:
+        if self.record.dtype not in dtypes.FLOATS:
+            raise CorruptFile(f"{self.where}: cannot be coded this way")
+        decoder, grid = self.tiles()
+        for i, tile in enumerate(grid):
+            yield Piece(tile.size, self._tile_job(decoder, self.stream(i), tile))
+
+    def _tile_job(self, decoder: TileDecoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
+        def decode() -> NDArray[np.uint8]:
+            with located(self.where):
+                weights = decoder.decode(stream, tile)
+            return dtypes.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
+
+        return decode
+
+    def _chunks(self) -> Iterator[Piece]:
+        record = self.record
+        if record.chunks != lossless.chunk_count(record.dtype, record.shape):
+            raise CorruptFile(f"{self.where}: has the wrong number of chunks")
+        left = dtypes.count(record.shape)
+        for i in range(record.chunks):
+            elements = min(lossless.CHUNK, left)
+            left -= elements
+            yield Piece(elements, self._chunk_job(self.file.chunk(record.first_chunk + i), i))
+
+    def _chunk_job(self, chunk: bytes, index: int) -> Callable[[], NDArray[np.uint8]]:
+        def decode() -> NDArray[np.uint8]:
+            with located(self.where):
+                return lossless.decode_chunk(chunk, index, self.record.dtype, self.record.shape)
+
+        return decode
+
+
+class Folder:
+    """A folder that `rbe compress` wrote, its manifest and every layer file's header checked.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : Manifest
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._entries = {tensor.name: (layer, tensor) for layer in manifest.layers for tensor in layer.tensors}
+
+    @classmethod
+    def open(cls, path: Path, whole: bool = False, done: Callable[[int], None] | None = None) -> Folder:
+        """Open a folder and check it; with `whole`, every byte of it against its SHA-256.
+
+        `done` is told the size of each layer file as it has been checked. Raises RBEError if there is no manifest,
+        CorruptFile if anything is damaged.
+        """
+        manifest = Manifest.read(path)
+        for layer in manifest.layers:
+            check_layer(path, layer)
+            if whole:
+                check_bytes(path, layer)
+            if done:
+                done(layer.bytes)
+        return cls(path, manifest)
+
+    def names(self) -> list[str]:
+        """Names of all tensors, layer by layer."""
+        return list(self._entries)
+
+    def open_tensor(self, name: str) -> StoredTensor:
+        """A tensor, to be closed after use (`with`). Raises RBEError if there is none of that name."""
+        if name not in self._entries:
+            raise RBEError(f"{self.path}: has no tensor {name!r}")
+        layer, entry = self._entries[name]
+        stored = name
+        for _ in range(2):
+            file = LayerFile(self.path / layer.file)
+            record = next((record for record in file.tensors if record.name == stored), None)
+            if record is not None and record.codec != "same":
+                return StoredTensor(file, entry, record)
+            file.__exit__()
+            if record is None or record.same_as not in self._entries:
+                break
+            stored = record.same_as
+            layer, _ = self._entries[stored]
+        raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A tensor's decoded weights (or exact values), in its own dtype and shape.
+
+        Types numpy has no equal of (float8 and smaller) come as their bytes, uint8[nbytes].
+        """
+        with self.open_tensor(name) as stored:
+            entry = stored.entry
+            raw = np.empty(entry.source_bytes, np.uint8)
+            at = 0
+            for piece in stored.pieces():
+                values = piece.decode()
+                raw[at : at + values.size] = values
+                at += values.size
+        dtype = dtypes.NUMPY.get(entry.dtype)
+        return raw if dtype is None else raw.view(dtype).reshape(entry.shape)
+
+
+def check_bytes(folder: Path, layer: LayerEntry) -> None:
+    """Compare every byte of a layer file with the SHA-256 in the manifest. Raises CorruptFile."""
+    path = folder / layer.file
+    with path.open("rb") as handle:
+        if hashlib.file_digest(handle, "sha256").hexdigest() != layer.sha256:
+            raise CorruptFile(f"{path}: is not the file the manifest speaks of (SHA-256); damaged or replaced")
