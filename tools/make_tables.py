@@ -93,7 +93,7 @@ def class_tables(x: np.ndarray, rate: np.ndarray, shift: np.ndarray) -> tuple[di
     ks = np.arange(-RATE_REACH, RATE_REACH + 1)
     result: dict[str, Any] = {}
     for turn in range(ROUNDS + LAST_ROUNDS):
-        search(xs, zeros, 0, tables.price_of(rate[None], shift[None]), t.first, t.second, t.branch, *scratch, k, u)
+        search(xs, zeros, 0, tables.price_of(rate[None], shift[None]), t.butterflies, t.back, *scratch, k, u)
         n = 2 * k + u
         clipped = np.clip(k, -RATE_REACH, RATE_REACH)
         shifts = []

@@ -64,7 +64,7 @@ def command(
         int,
         typer.Option(
             metavar="0..9",
-            help=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states). Decoding is the same.",
+            help=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states); decoding is alike.",
             rich_help_panel=_ENCODER,
         ),
     ] = DEFAULT_EFFORT,

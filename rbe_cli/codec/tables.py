@@ -65,7 +65,7 @@ class Family:
 
     Attributes
     ----------
-    price : float32[CLASSES + 1, 2 * RATE_REACH + 1, 2, 2]
+    price : float32[(CLASSES + 1) * (2 * RATE_REACH + 1) * 2 * 2]
         For the encoder, per class, k and union: displacement of the reconstruction point in steps, and LAGRANGIAN
         times the symbol's bits.
     start, freq : uint32[2 * (CLASSES + 1) * 256]
@@ -159,6 +159,6 @@ def family(index: int) -> Family:
 
 
 def price_of(rate: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bits and shifts [C, 2, k] as the search takes them: [C, k, 2, (shift, LAGRANGIAN x bits)]."""
+    """Bits and shifts [C, 2, k] as the search takes them: [C, k, 2, (shift, LAGRANGIAN x bits)], flat."""
     both = np.stack((shift, np.float32(LAGRANGIAN) * rate), axis=-1)
-    return np.ascontiguousarray(both.transpose(0, 2, 1, 3), np.float32)
+    return np.ascontiguousarray(both.transpose(0, 2, 1, 3), np.float32).ravel()

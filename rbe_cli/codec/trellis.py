@@ -38,16 +38,14 @@ class Trellis:
     states : int
     step : uint8[2 * states]
         State after symbol parity z in state s, at index 2 s + z.
-    first, second, branch : int32[states]
-        The two states that lead into each state, and the subset n mod 4 of the first branch (the second's is two
-        further).
+    butterflies : int32[states / 2, 5]; back : int32[states, 4]
+        For the search, see `rbe_cli.kernels.trellis`.
     """
 
     states: int
     step: NDArray[np.uint8]
-    first: NDArray[np.int32]
-    second: NDArray[np.int32]
-    branch: NDArray[np.int32]
+    butterflies: NDArray[np.int32]
+    back: NDArray[np.int32]
 
 
 @cache
@@ -59,16 +57,20 @@ def trellis(states: int) -> Trellis:
     """
     h0, h1 = POLYNOMIALS[states]
     step = np.zeros(2 * states, np.uint8)
-    first = np.full(states, -1, np.int32)
-    second = np.full(states, -1, np.int32)
-    branch = np.zeros(states, np.int32)
+    before: dict[int, list[int]] = {s: [-1, -1] for s in range(states)}
     for s in range(states):
         for z in (0, 1):
             to = (s >> 1) ^ (h1 >> 1 if z else 0) ^ (h0 >> 1 if s & 1 else 0)
             step[2 * s + z] = to
-            if z == 0:
-                first[to] = s
-                branch[to] = s & 1
-            else:
-                second[to] = s
-    return Trellis(states, step, first, second, branch)
+            before[to][z] = s
+    butterflies: list[tuple[int, ...]] = []
+    back = np.zeros((states, 4), np.int32)
+    for c in range(states):
+        a, b = before[c]
+        d = int(step[2 * b])
+        if c > d:
+            continue
+        for bit, to in enumerate((c, d)):
+            back[to] = (2 * len(butterflies) + bit, *before[to], a & 1)
+        butterflies.append((a, b, c, d, a & 1))
+    return Trellis(states, step, np.array(butterflies, np.int32), back)

@@ -343,7 +343,7 @@ def _encode_group(
     family, t = tables.family(parameters.family), trellis(parameters.states)
     symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
     trellis_kernels.search(
-        x, classes, tables.CLASSES, family.price, t.first, t.second, t.branch,
+        x, classes, tables.CLASSES, family.price, t.butterflies, t.back,
         scratch("decision", (shape[0], -(-t.states // 32), shape[1]), np.uint32),
         scratch("symbol", (shape[0], 4, shape[1]), np.int32), symbols, unions,
     )  # fmt: skip

@@ -14,17 +14,19 @@ from rbe_cli.kernels import JIT
 
 #: Symbols beyond +-RATE_REACH share the cost of an escape.
 RATE_REACH = 112
+#: Entries of `price` for one class.
+_CLASS_PRICES = (2 * RATE_REACH + 1) * 4
 _NO_PATH = np.float32(1e30)
 
 
 @njit(**JIT)
-def _slow_cost(v, k, union, m, table):
+def _slow_cost(v, k, union, m, base, price):
     """Cost of one symbol k, the slow way: any size, any number of raw bits."""
     index = min(max(k >> m, -RATE_REACH), RATE_REACH) + RATE_REACH
     error = v - np.float32(2 * k + union)
     if m == 0:
-        error -= table[index, union, 0]
-    return error * error + table[index, np.int64(1) if m > 0 else union, 1]
+        error -= price[base + index * 4 + union * 2]
+    return error * error + price[base + index * 4 + (2 if m > 0 else union * 2) + 1]
 
 
 @njit(**JIT)
@@ -41,12 +43,13 @@ def branch_costs(x, classes, coded, price, cost, symbol):
         Class of each element; 255 marks an element that does not exist.
     coded : int
         Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes.
-    price : float32[C, 2 * RATE_REACH + 1, 2, 2]
+    price : float32[C * (2 * RATE_REACH + 1) * 2 * 2]
         Per class, symbol and union: displacement of the reconstruction point in steps, and the symbol's bits times
         the price of a bit in squared steps.
     cost : float32[4, L] and symbol : int32[4, L]
         Written: least cost of each subset and the symbol k that has it.
     """
+    highest = np.uint64(coded)
     for lane in range(x.shape[0]):
         c = np.uint64(classes[lane])
         if c == np.uint64(255):
@@ -55,86 +58,108 @@ def branch_costs(x, classes, coded, price, cost, symbol):
                 symbol[r, lane] = r >> 1
             continue
         v = x[lane]
-        m = np.int64(0)
-        if c > np.uint64(coded):
-            m = np.int64((c - np.uint64(coded) + np.uint64(7)) >> np.uint64(3))
-            c -= np.uint64(8 * m)
         quarter = np.floor(v * np.float32(0.25))
         rest = v - np.float32(4.0) * quarter
         q = 2 * np.int64(quarter)
-        fast = m == 0 and q - 2 > -RATE_REACH and q + 3 < RATE_REACH
-        table = price[c]
-        for r in range(4):
-            u = r & 1
-            below = rest < np.float32(r)
-            low = q + (r >> 1) - (2 if below else 0)
-            if fast:
-                at = np.uint64(low + RATE_REACH)
+        if c <= highest and -RATE_REACH < q - 2 and q + 3 < RATE_REACH:
+            base = c * np.uint64(_CLASS_PRICES) + (np.uint64(q + RATE_REACH) << np.uint64(2))
+            for r in range(4):
+                below = rest < np.float32(r)
+                # Place of k = q + z - 2 below, with z = r >> 1, and of the union r & 1.
+                at = base + np.uint64(4 * (r >> 1) + 2 * (r & 1)) - (np.uint64(8) if below else np.uint64(0))
                 error = rest - np.float32(r) + (np.float32(4.0) if below else np.float32(0.0))
-                error_low = error - table[at, u, 0]
-                error_high = error - np.float32(4.0) - table[at + np.uint64(2), u, 0]
-                cost_low = error_low * error_low + table[at, u, 1]
-                cost_high = error_high * error_high + table[at + np.uint64(2), u, 1]
-            else:
-                cost_low = _slow_cost(v, low, u, m, table)
-                cost_high = _slow_cost(v, low + 2, u, m, table)
-            higher = cost_high < cost_low
-            cost[r, lane] = cost_high if higher else cost_low
-            symbol[r, lane] = low + 2 if higher else low
+                error_low = error - price[at]
+                error_high = error - np.float32(4.0) - price[at + np.uint64(8)]
+                cost_low = error_low * error_low + price[at + np.uint64(1)]
+                cost_high = error_high * error_high + price[at + np.uint64(9)]
+                higher = cost_high < cost_low
+                cost[r, lane] = cost_high if higher else cost_low
+                symbol[r, lane] = q + (r >> 1) - (2 if below else 0) + (2 if higher else 0)
+        else:
+            m = np.int64(0)
+            if c > highest:
+                m = np.int64((c - highest + np.uint64(7)) >> np.uint64(3))
+            base_slow = (np.int64(c) - 8 * m) * _CLASS_PRICES
+            for r in range(4):
+                low = q + (r >> 1) - (2 if rest < np.float32(r) else 0)
+                cost_low = _slow_cost(v, low, r & 1, m, base_slow, price)
+                cost_high = _slow_cost(v, low + 2, r & 1, m, base_slow, price)
+                higher = cost_high < cost_low
+                cost[r, lane] = cost_high if higher else cost_low
+                symbol[r, lane] = low + 2 if higher else low
 
 
 @njit(**JIT)
-def add_compare_select(metric, cost, first, second, branch, decision, advanced):
+def add_compare_select(metric, cost, butterflies, decision, advanced):
     """One trellis step for all states and lanes: keep the better of the two paths into each state.
 
-    `metric` and `advanced` are float32[S, L]; `first`, `second` int32[S] the two states before, `branch` int32[S] the
-    subset of the first (the second's is two further); `decision` uint32[ceil(S / 32), L] gets one bit per state.
+    States come in butterflies: two that lead to the same two, with the parities exchanged.
+
+    Parameters
+    ----------
+    metric, advanced : float32[S, L]
+        Path costs before the step, and after it (written).
+    cost : float32[4, L]
+        Of each subset n mod 4.
+    butterflies : int32[S / 2, 5]
+        States a and b before; states c (from a by parity 0, from b by 1) and d (from b by 0, from a by 1) after; and
+        the subset of parity 0 (that of parity 1 is two further).
+    decision : uint32[ceil(S / 32), L]
+        Written: bit 2 i is set if c of butterfly i came from b, bit 2 i + 1 if d came from a.
     """
-    states, lanes = metric.shape
+    lanes = metric.shape[1]
     for word in range(decision.shape[0]):
         bits = decision[word]
         for lane in range(lanes):
             bits[lane] = np.uint32(0)
-        for b in range(min(32, states)):
-            s = word * 32 + b
-            metric_a = metric[first[s]]
-            metric_b = metric[second[s]]
-            cost_a = cost[branch[s]]
-            cost_b = cost[branch[s] + 2]
-            out = advanced[s]
-            bit = np.uint32(1) << np.uint32(b)
-            for lane in range(lanes):
-                path_a = metric_a[lane] + cost_a[lane]
-                path_b = metric_b[lane] + cost_b[lane]
-                better = path_b < path_a
-                out[lane] = path_b if better else path_a
-                bits[lane] |= bit if better else np.uint32(0)
+    for i in range(butterflies.shape[0]):
+        from_a = metric[butterflies[i, 0]]
+        from_b = metric[butterflies[i, 1]]
+        to_c = advanced[butterflies[i, 2]]
+        to_d = advanced[butterflies[i, 3]]
+        even = cost[butterflies[i, 4]]
+        odd = cost[butterflies[i, 4] + 2]
+        bits = decision[i >> 4]
+        bit_c = np.uint32(1) << np.uint32(2 * (i & 15))
+        bit_d = np.uint32(2) << np.uint32(2 * (i & 15))
+        for lane in range(lanes):
+            a_even = from_a[lane] + even[lane]
+            b_odd = from_b[lane] + odd[lane]
+            b_even = from_b[lane] + even[lane]
+            a_odd = from_a[lane] + odd[lane]
+            c_odd = b_odd < a_even
+            d_odd = a_odd < b_even
+            to_c[lane] = b_odd if c_odd else a_even
+            to_d[lane] = a_odd if d_odd else b_even
+            bits[lane] |= (bit_c if c_odd else np.uint32(0)) | (bit_d if d_odd else np.uint32(0))
 
 
 @njit(**JIT)
-def search(x, classes, coded, price, first, second, branch, decision, symbol, symbols, unions):
+def search(x, classes, coded, price, butterflies, back, decision, symbol, symbols, unions):
     """Symbols of least distortion + price, each lane on its own path from state 0.
 
     Parameters
     ----------
     x : float32[T, L]; classes : uint8[T, L]; coded, price
         As in `branch_costs`, one row per time step.
-    first, second, branch : int32[S]
-        The trellis, as in `add_compare_select`.
+    butterflies : int32[S / 2, 5]
+        As in `add_compare_select`.
+    back : int32[S, 4]
+        Per state: its bit in `decision`, the state before by parity 0 and by parity 1, the subset of parity 0.
     decision : uint32[T, ceil(S / 32), L]; symbol : int32[T, 4, L]
         Scratch.
     symbols : int32[T, L]; unions : uint8[T, L]
         Written: the symbols k and the unions of the states they are sent in.
     """
     steps, lanes = x.shape
-    states = first.shape[0]
+    states = back.shape[0]
     metric = np.full((states, lanes), _NO_PATH, np.float32)
     metric[0, :] = np.float32(0.0)
     advanced = np.empty((states, lanes), np.float32)
     cost = np.empty((4, lanes), np.float32)
     for t in range(steps):
         branch_costs(x[t], classes[t], coded, price, cost, symbol[t])
-        add_compare_select(metric, cost, first, second, branch, decision[t], advanced)
+        add_compare_select(metric, cost, butterflies, decision[t], advanced)
         metric, advanced = advanced, metric
         if t % 64 == 63:
             for lane in range(lanes):
@@ -150,8 +175,9 @@ def search(x, classes, coded, price, first, second, branch, decision, symbol, sy
     for t in range(steps - 1, -1, -1):
         for lane in range(lanes):
             s = state[lane]
-            taken = (decision[t, s >> np.uint64(5), lane] >> np.uint32(s & np.uint64(31))) & np.uint32(1)
-            subset = branch[s]
-            symbols[t, lane] = symbol[t, subset + 2 * taken, lane]
+            bit = np.uint64(back[s, 0])
+            odd = np.int64(decision[t, bit >> np.uint64(5), lane] >> np.uint32(bit & np.uint64(31))) & 1
+            subset = np.int64(back[s, 3])
+            symbols[t, lane] = symbol[t, subset + 2 * odd, lane]
             unions[t, lane] = subset
-            state[lane] = second[s] if taken else first[s]
+            state[lane] = back[s, 1 + odd]
