@@ -11,6 +11,7 @@ import typer
 
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.options import parse_size
 from rbe_cli.operations.settings import DEFAULT_EFFORT, EFFORT_STATES, Settings
 
 _RATE, _ENCODER, _STRUCTURE = "How far (one of)", "How", "Structure (recorded; governs a stage still to come)"
@@ -40,6 +41,10 @@ def command(
     ratio: Annotated[
         float | None, typer.Option("--ratio", metavar="R", help="At least R times smaller.", rich_help_panel=_RATE)
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="SIZE", help="At most this large in all, like 60MB.", rich_help_panel=_RATE),
+    ] = None,
     nrmse: Annotated[
         float | None,
         typer.Option(
@@ -48,6 +53,10 @@ def command(
             help="Relative error of at most E in every tensor (0.07 is 23 dB).",
             rich_help_panel=_RATE,
         ),
+    ] = None,
+    rmse: Annotated[
+        float | None,
+        typer.Option("--rmse", metavar="E", help="The same in the weights' own unit.", rich_help_panel=_RATE),
     ] = None,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Every bit of every tensor.", rich_help_panel=_RATE)
@@ -68,6 +77,14 @@ def command(
             rich_help_panel=_ENCODER,
         ),
     ] = DEFAULT_EFFORT,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX=GOAL",
+            help="For tensors that match: bits:6, nrmse:0.01, lossless or skip. Repeatable; the first match counts.",
+            rich_help_panel=_RATE,
+        ),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.", rich_help_panel=_ENCODER)
     ] = None,
@@ -101,7 +118,21 @@ def command(
 
       rbe compress model.safetensors --nrmse 0.05 --json
     """
-    settings = Settings(bits, ratio, nrmse, lossless, objective, effort, k, block, threshold, jobs)
+    settings = Settings(
+        bits=bits,
+        ratio=ratio,
+        size=None if size is None else parse_size(size),
+        nrmse=nrmse,
+        rmse=rmse,
+        lossless=lossless,
+        objective=objective,
+        effort=effort,
+        k=k,
+        block=block,
+        threshold=threshold,
+        overrides=tuple(override or ()),
+        jobs=jobs,
+    )
     from rbe_cli.checkpoint.source import open_source
 
     checkpoint = open_source(source, revision)

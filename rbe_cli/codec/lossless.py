@@ -37,11 +37,11 @@ def chunk_count(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-dtypes.byte_length(dtype, shape) // (CHUNK * _width(dtype)))
 
 
-def encode(raw: NDArray[np.uint8], dtype: str) -> Iterator[bytes]:
-    """Chunks of a tensor given as its bytes, uint8[nbytes]."""
+def encode(raw: NDArray[np.uint8], dtype: str, store: bool = False) -> Iterator[bytes]:
+    """Chunks of a tensor given as its bytes, uint8[nbytes]; with `store`, not compressed at all."""
     size = CHUNK * _width(dtype)
     for at in range(0, raw.size, size):
-        yield _encode_chunk(raw[at : at + size], dtype)
+        yield _encode_chunk(raw[at : at + size], dtype, store)
 
 
 def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -54,16 +54,18 @@ def _rotated(dtype: str) -> bool:
     return dtype in dtypes.FLOATS
 
 
-def _encode_chunk(raw: NDArray[np.uint8], dtype: str) -> bytes:
+def _encode_chunk(raw: NDArray[np.uint8], dtype: str, store: bool) -> bytes:
     width = _width(dtype)
     elements = np.ascontiguousarray(raw).view(f"<u{width}")
     if _rotated(dtype):
         elements = (elements << np.array(1, elements.dtype)) | (elements >> np.array(8 * width - 1, elements.dtype))
     planes = elements.view(np.uint8).reshape(-1, width)
-    return b"".join(_encode_plane(np.ascontiguousarray(planes[:, p])) for p in range(width))
+    return b"".join(_encode_plane(np.ascontiguousarray(planes[:, p]), store) for p in range(width))
 
 
-def _encode_plane(plane: NDArray[np.uint8]) -> bytes:
+def _encode_plane(plane: NDArray[np.uint8], store: bool) -> bytes:
+    if store:
+        return bytes([_STORED]) + plane.tobytes()
     counts = np.bincount(plane, minlength=256)
     if (counts > 0).sum() == 1:
         return bytes([_CONSTANT, int(plane[0])])

@@ -50,9 +50,14 @@ def multiplier_for_error(analysis: Analysis, nrmse: float) -> float:
 
 def corrected_for_error(multiplier: float, measured: float, wanted: float) -> float:
     """Next multiplier after one gave the relative error `measured`; the error is nearly proportional to it."""
-    return multiplier * min(max(wanted * AIM_ERROR / measured, 0.5), 2.0)
+    return multiplier * min(max(wanted * AIM_ERROR / max(measured, 1e-9), 0.5), 2.0)
 
 
-def good_error(measured: float, wanted: float) -> bool:
-    """Whether an error is within what was asked, and close to it."""
+def corrected_for_bits(multiplier: float, measured: float, wanted: float) -> float:
+    """Next multiplier after one gave so many bits per weight; an octave of step is a bit."""
+    return multiplier * math.exp2(min(max(measured - wanted * AIM_ERROR, -1.0), 1.0))
+
+
+def close(measured: float, wanted: float) -> bool:
+    """Whether a figure is within what was asked, and close to it."""
     return wanted * (1 - TOLERANCE) <= measured <= wanted

@@ -280,6 +280,11 @@ class Encoded:
     squared_error: float
     nanoseconds: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of all chunks."""
+        return sum(map(len, self.chunks))
+
 
 class Encoding:
     """A tensor that is being encoded: its groups of tiles are jobs of an executor. `result` waits for them."""

@@ -61,7 +61,7 @@ def branch_costs(x, classes, coded, price, cost, symbol):
         quarter = np.floor(v * np.float32(0.25))
         rest = v - np.float32(4.0) * quarter
         q = 2 * np.int64(quarter)
-        if c <= highest and -RATE_REACH < q - 2 and q + 3 < RATE_REACH:
+        if c <= highest and q - 2 > -RATE_REACH and q + 3 < RATE_REACH:
             base = c * np.uint64(_CLASS_PRICES) + (np.uint64(q + RATE_REACH) << np.uint64(2))
             for r in range(4):
                 below = rest < np.float32(r)

@@ -34,7 +34,7 @@ from rbe_cli.container.manifest import (
 from rbe_cli.container.names import file_names, layer_of
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
-from rbe_cli.operations.settings import EXACT_BELOW, Settings
+from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
 
 _MAX_PASSES = 8
 #: Elements that may be under way at once beyond the tensor that is being waited for.
@@ -49,6 +49,8 @@ class _Plan:
     ----------
     analysis : Analysis or None
         For the trellis coder; None is exact.
+    goal : Goal
+        What is asked of it.
     same_as : str
         An identical tensor that is stored already.
     """
@@ -56,6 +58,7 @@ class _Plan:
     shard: int
     info: TensorInfo
     analysis: Analysis | None = None
+    goal: Goal = EXACT
     same_as: str = ""
 
 
@@ -140,7 +143,7 @@ class _Job:
         )
         self.carried = tuple(self._carry())
         self.plans = self._plan()
-        return self._meet_size() if self._budget() is not None else self._encode(None)
+        return self._meet_size() if self._budget() is not None else self._encode(0.0)
 
     # What to do with each tensor
 
@@ -174,8 +177,9 @@ class _Job:
 
     def _analyse(self, plan: _Plan) -> None:
         info = plan.info
+        plan.goal = self.settings.goal(info.name, 1.0)
         lossy = (
-            not self.settings.lossless
+            plan.goal.kind not in ("lossless", "skip")
             and not plan.same_as
             and info.dtype in dtypes.FLOATS
             and len(info.shape) > 1
@@ -185,8 +189,10 @@ class _Job:
             matrix = Matrix(self._raw(plan), info.dtype, *view_shape(info.shape))
             shaped = self.settings.objective != "mse"
             plan.analysis = trellis_codec.analyse(matrix, *self.settings.shaping(info.name), shaped)
-            if plan.analysis is None and info.nbytes:
+            if plan.analysis is None:
                 self._explain_exact(matrix, info.name)
+            else:
+                plan.goal = self.settings.goal(info.name, plan.analysis.rms)
         self.progress.advance(info.elements)
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
@@ -201,13 +207,16 @@ class _Job:
             return self.settings.bits * self.elements / 8
         if self.settings.ratio is not None:
             return self.source_bytes / self.settings.ratio
+        if self.settings.size is not None:
+            return float(self.settings.size)
         return None
 
     def _meet_size(self) -> _Written:
         """Encode, measure, correct the step, until the size is at most what was asked and close to it."""
         budget = self._budget()
         assert budget is not None
-        analyses = [plan.analysis for plan in self.plans if plan.analysis is not None]
+        analyses = [plan.analysis for plan in self.plans if plan.analysis is not None and plan.goal.kind == "shared"]
+        shared = {plan.info.name for plan in self.plans if plan.goal.kind == "shared"}
         scale, overhead, aim = 1.0, self._overhead(), rate_control.AIM
         best: tuple[int, float] | None = None
         while self.passes < _MAX_PASSES:
@@ -219,7 +228,11 @@ class _Job:
                 best = written.size, multiplier
             if budget * (1 - rate_control.TOLERANCE) <= written.size <= budget:
                 return written
-            lossy = sum(tensor.bytes for tensor in written.manifest.tensors if tensor.method == "trellis")
+            lossy = sum(
+                tensor.bytes
+                for tensor in written.manifest.tensors
+                if tensor.method == "trellis" and tensor.name in shared
+            )
             overhead = written.size - lossy
             if not lossy or overhead >= budget:
                 break
@@ -236,6 +249,8 @@ class _Job:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
                 total += plan.info.nbytes * (0.85 if plan.info.dtype in dtypes.FLOATS else 0.3)
+            elif plan.analysis is not None and plan.goal.kind != "shared":
+                total += plan.analysis.expected_bytes(self._own_multiplier(plan, 0.0) * plan.analysis.unit)
         return total
 
     def _out_of_reach(self, size: int) -> str:
@@ -247,8 +262,8 @@ class _Job:
 
     # Encoding
 
-    def _encode(self, multiplier: float | None) -> _Written:
-        """Encode everything once and write it; without a multiplier, each tensor to the error asked for."""
+    def _encode(self, multiplier: float) -> _Written:
+        """Encode everything once and write it; `multiplier` is for the tensors without a goal of their own."""
         self.passes += 1
         self.progress.phase("encoding" if self.passes == 1 else f"encoding, pass {self.passes}", self.elements)
         by_layer: dict[str, list[_Plan]] = {}
@@ -268,9 +283,7 @@ class _Job:
         size = manifest.write(self.folder)
         return _Written(manifest, size + sum(layer.bytes for layer in layers))
 
-    def _encoded_tensors(
-        self, plans: list[_Plan], multiplier: float | None
-    ) -> Iterator[tuple[EncodedTensor, metrics.Error]]:
+    def _encoded_tensors(self, plans: list[_Plan], multiplier: float) -> Iterator[tuple[EncodedTensor, metrics.Error]]:
         """Encode in order, with the jobs of the tensors ahead already under way."""
         ahead: deque[tuple[_Plan, float, Encoding | None]] = deque()
         waiting = iter(plans)
@@ -282,14 +295,9 @@ class _Job:
                 if plan is None:
                     exhausted = True
                     break
-                own = multiplier
-                encoding = None
-                if plan.analysis is not None:
-                    if own is None:
-                        assert self.settings.nrmse is not None
-                        own = rate_control.multiplier_for_error(plan.analysis, self.settings.nrmse)
-                    encoding = self._start(plan.analysis, own)
-                ahead.append((plan, own or 0.0, encoding))
+                own = self._own_multiplier(plan, multiplier)
+                encoding = self._start(plan.analysis, own) if plan.analysis is not None else None
+                ahead.append((plan, own, encoding))
                 under_way += plan.info.elements
             if not ahead:
                 return
@@ -297,6 +305,15 @@ class _Job:
             yield self._finish(plan, own, encoding)
             under_way -= plan.info.elements
             self.progress.advance(plan.info.elements)
+
+    def _own_multiplier(self, plan: _Plan, shared: float) -> float:
+        """The multiplier a tensor starts with."""
+        if plan.analysis is None or plan.goal.kind == "shared":
+            return shared
+        if plan.goal.kind == "bits":
+            size = plan.goal.value * plan.info.elements / 8 * rate_control.AIM
+            return rate_control.multiplier_for_size([plan.analysis], size)
+        return rate_control.multiplier_for_error(plan.analysis, plan.goal.value)
 
     def _start(self, analysis: Analysis, multiplier: float) -> Encoding | None:
         """Begin to encode; None if some weight is too many steps large to be coded but exactly."""
@@ -311,11 +328,9 @@ class _Job:
         if plan.same_as:
             return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), exact
         if plan.analysis is not None and encoding is not None:
-            result: trellis_codec.Encoded | None = encoding.result()
-            if result is not None and self.settings.nrmse is not None:
-                result = self._meet_error(plan.analysis, multiplier, result, self.settings.nrmse)
+            result = self._meet_goal(plan, multiplier, encoding.result())
             if result is not None:
-                size = sum(map(len, result.chunks))
+                size = result.size
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
                 if size < info.nbytes * 0.6 or size < sum(map(len, self._exact_chunks(plan))):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
@@ -323,22 +338,28 @@ class _Job:
         return EncodedTensor(info.name, info.dtype, info.shape, "lossless", self._exact_chunks(plan)), exact
 
     def _exact_chunks(self, plan: _Plan) -> list[bytes]:
-        return list(lossless.encode(self._raw(plan), plan.info.dtype))
+        return list(lossless.encode(self._raw(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
 
-    def _meet_error(
-        self, analysis: Analysis, multiplier: float, first: trellis_codec.Encoded, wanted: float
-    ) -> trellis_codec.Encoded | None:
-        """Encode again until the relative error is what was asked, or just below; None if only exact will do."""
+    def _meet_goal(self, plan: _Plan, multiplier: float, first: trellis_codec.Encoded) -> trellis_codec.Encoded | None:
+        """Encode again until a tensor's own goal is met, or just so; None if only exact will do."""
+        if plan.goal.kind == "shared":
+            return first
+        assert plan.analysis is not None
         best: trellis_codec.Encoded | None = None
         result = first
         for _ in range(_MAX_PASSES):
-            measured = math.sqrt(result.squared_error / analysis.energy)
-            if measured <= wanted and (best is None or result.squared_error > best.squared_error):
+            if plan.goal.kind == "nrmse":
+                measured = math.sqrt(result.squared_error / plan.analysis.energy)
+                following = rate_control.corrected_for_error(multiplier, measured, plan.goal.value)
+            else:
+                measured = metrics.bits_per_weight(result.size, plan.info.elements)
+                following = rate_control.corrected_for_bits(multiplier, measured, plan.goal.value)
+            if measured <= plan.goal.value and (best is None or result.squared_error != best.squared_error):
                 best = result
-            if rate_control.good_error(measured, wanted) or measured == 0:
+            if rate_control.close(measured, plan.goal.value):
                 break
-            multiplier = rate_control.corrected_for_error(multiplier, measured, wanted)
-            encoding = self._start(analysis, multiplier)
+            multiplier = following
+            encoding = self._start(plan.analysis, multiplier)
             if encoding is None:
                 break
             result = encoding.result()

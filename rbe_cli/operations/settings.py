@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from rbe_cli.errors import UsageError
 
@@ -23,11 +23,27 @@ _UNSHAPED = re.compile(r"embed|(^|\.)(wte|wpe|lm_head|tok_emb|pos_emb|shared)(\.
 _BLOCKS = range(4, 4097)
 
 
+class Goal(NamedTuple):
+    """What is asked of one tensor.
+
+    Attributes
+    ----------
+    kind : str
+        `shared`: its part of the size of the whole; `bits` and `nrmse`: a `value` of its own; `lossless`; `skip`.
+    """
+
+    kind: str
+    value: float = 0.0
+
+
+EXACT = Goal("lossless")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to compress.
 
-    Exactly one of `bits`, `ratio`, `nrmse` and `lossless` says how far; with none of them, 4 bits.
+    Exactly one of `bits`, `ratio`, `size`, `nrmse`, `rmse` and `lossless` says how far; with none of them, 4 bits.
 
     Attributes
     ----------
@@ -35,8 +51,12 @@ class Settings:
         Bits per weight of everything written, 0.03 to 32.
     ratio : float
         Source bytes over bytes written.
+    size : int
+        Bytes of everything written.
     nrmse : float
         Relative error no tensor may exceed, 0 to 1.
+    rmse : float
+        The same in the unit of the weights.
     lossless : bool
     objective : str
         `balanced` puts the error where rows and columns are large, `mse` makes it least.
@@ -45,23 +65,30 @@ class Settings:
     k, block, threshold
         Levels of the wavelet, block size and coefficient threshold of the structure stage. Recorded; they govern
         nothing until that stage is there.
+    overrides : tuple of str
+        `REGEX=GOAL` for tensors whose name the expression matches (the first that does): `bits:6`, `nrmse:0.01`,
+        `lossless`, or `skip` (left exactly as it is, not even entropy-coded).
     jobs : int
         Threads; the bytes do not depend on it. 0: one per core.
     """
 
     bits: float | None = None
     ratio: float | None = None
+    size: int | None = None
     nrmse: float | None = None
+    rmse: float | None = None
     lossless: bool = False
     objective: str = "balanced"
     effort: int = DEFAULT_EFFORT
     k: int = 5
     block: int = 128
     threshold: float = 0.01
+    overrides: tuple[str, ...] = ()
     jobs: int = 0
+    _overrides: list[tuple[re.Pattern[str], Goal]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        wishes = [name for name in ("bits", "ratio", "nrmse") if getattr(self, name) is not None]
+        wishes = [name for name in ("bits", "ratio", "size", "nrmse", "rmse") if getattr(self, name) is not None]
         if self.lossless:
             wishes.append("lossless")
         if len(wishes) > 1:
@@ -70,7 +97,9 @@ class Settings:
             object.__setattr__(self, "bits", DEFAULT_BITS)
         _within("--bits", self.bits, 0.03, 32)
         _within("--ratio", self.ratio, 1, 1e6)
+        _within("--size", self.size, 1, 2**62)
         _within("--nrmse", self.nrmse, 1e-5, 1)
+        _within("--rmse", self.rmse, 1e-30, 1e30)
         _within("--effort", self.effort, 0, len(EFFORT_STATES) - 1)
         _within("--k", self.k, 1, 16)
         _within("--threshold", self.threshold, 0, 1e6)
@@ -79,6 +108,7 @@ class Settings:
             raise UsageError(f"--block must be from {_BLOCKS.start} to {_BLOCKS.stop - 1}, not {self.block}")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
+        object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
 
     @property
     def states(self) -> int:
@@ -90,14 +120,54 @@ class Settings:
         """Threads to use."""
         return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+    def goal(self, name: str, rms: float) -> Goal:
+        """What is asked of one tensor: its override, or the wish for all."""
+        for pattern, goal in self._overrides:
+            if pattern.search(name):
+                return goal
+        if self.lossless:
+            return EXACT
+        if self.nrmse is not None:
+            return Goal("nrmse", self.nrmse)
+        if self.rmse is not None:
+            return Goal("nrmse", min(self.rmse / rms, 1.0)) if rms else EXACT
+        return Goal("shared")
+
     def shaping(self, name: str) -> tuple[int, int]:
         """Gr and gc of a tensor, in sixteenths."""
         return BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
 
     def recorded(self) -> dict[str, Any]:
         """What goes to the manifest: everything that the bytes depend on."""
-        settings = {key: value for key, value in asdict(self).items() if value is not None and key != "jobs"}
-        return {key: value for key, value in settings.items() if key != "lossless" or value}
+        names = [item.name for item in fields(self) if item.init and item.name != "jobs"]
+        settings = {name: getattr(self, name) for name in names}
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        return {
+            name: value for name, value in settings.items() if value is not None and value is not False and value != []
+        }
+
+
+def parse_override(text: str) -> tuple[re.Pattern[str], Goal]:
+    """Read `REGEX=GOAL`. Raises UsageError.
+
+    >>> parse_override("wte=bits:6")[1]
+    Goal(kind='bits', value=6.0)
+    """
+    pattern, equals, wish = text.rpartition("=")
+    kind, colon, number = wish.partition(":")
+    try:
+        compiled = re.compile(pattern)
+        value = float(number) if colon else 0.0
+    except (re.error, ValueError):
+        compiled, kind = re.compile(""), ""
+        value = 0.0
+    if equals and pattern and kind in ("lossless", "skip") and not colon:
+        return compiled, Goal(kind)
+    limits = {"bits": (0.03, 32.0), "nrmse": (1e-5, 1.0)}.get(kind)
+    if not (equals and pattern and colon and limits):
+        raise UsageError(f"--override {text!r}: write REGEX=bits:6, REGEX=nrmse:0.01, REGEX=lossless or REGEX=skip")
+    _within(f"--override {text!r}: {kind}", value, *limits)
+    return compiled, Goal(kind, value)
 
 
 def _within(option: str, value: float | None, low: float, high: float) -> None:
