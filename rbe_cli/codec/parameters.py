@@ -1,7 +1,7 @@
 """The parameters of one trellis-coded tensor, as they stand at the head of its first chunk.
 
-Little-endian, `SIZE` bytes, followed by the row axis (`row_bytes` long) and the column axis of the scale field, and
-by the importance axis where there is one.
+Little-endian, `SIZE` bytes, followed by the row axis (`row_bytes` long) and the column axis (`column_bytes`) of the
+scale field, and by what the structure and the transform need (`rbe_cli.codec.pipeline`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.errors import Damage
 
-_LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffI")
+_LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffII")
 SIZE = _LAYOUT.size
 _BY_COLUMNS = 1
 #: Shaping exponents are this many to one.
 SHAPING_UNIT = 16
 _FAMILIES = 3
+#: Highest identifiers; which transforms work on blocks; and how large these may be.
+_STRUCTURES, _TRANSFORMS = 1, 3
+_BLOCKWISE = (1, 2)
+_LARGEST_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class Parameters:
     Attributes
     ----------
     structure, transform : int
-        Which structure is added, and which transform the residual is in; 0, none, is all that format 1 has so far.
+        Which structure is added, and which transform the residual is in; 0 is none.
+    block, levels : int
+        Of a blockwise transform; 0 without one.
     by_columns : bool
         Order of the elements inside a tile.
     states : int
@@ -45,8 +51,8 @@ class Parameters:
         The rows x columns view and how it is cut into tiles.
     rms, nrmse : float
         Root mean square of the original weights and relative error of the decoded ones; for people, not for decoding.
-    row_bytes : int
-        Length of the row axis.
+    row_bytes, column_bytes : int
+        Lengths of the axes.
     """
 
     by_columns: bool
@@ -60,8 +66,11 @@ class Parameters:
     rms: float
     nrmse: float
     row_bytes: int
+    column_bytes: int
     structure: int = 0
     transform: int = 0
+    block: int = 0
+    levels: int = 0
 
     def pack(self) -> bytes:
         """The SIZE bytes."""
@@ -73,9 +82,9 @@ class Parameters:
             self.family,
             self.row_shaping,
             self.column_shaping,
-            0,
+            self.levels,
             self.base,
-            0,
+            self.block,
             self.step,
             self.grid.rows,
             self.grid.height,
@@ -83,6 +92,7 @@ class Parameters:
             self.rms,
             self.nrmse,
             self.row_bytes,
+            self.column_bytes,
         )
 
     @classmethod
@@ -91,10 +101,10 @@ class Parameters:
         if len(data) < SIZE:
             raise Damage("parameters are cut short")
         (
-            structure, transform, flags, log_states, family, row_shaping, column_shaping, zero_byte, base, zero,
-            step, rows, height, width, rms, nrmse, row_bytes,
+            structure, transform, flags, log_states, family, row_shaping, column_shaping, levels, base, block,
+            step, rows, height, width, rms, nrmse, row_bytes, column_bytes,
         ) = _LAYOUT.unpack_from(data)  # fmt: skip
-        if structure or transform or flags & ~_BY_COLUMNS or zero or zero_byte:
+        if structure > _STRUCTURES or transform > _TRANSFORMS or flags & ~_BY_COLUMNS:
             raise Damage("parameters ask for what this version does not have")
         if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
             raise Damage("parameters are out of range")
@@ -105,10 +115,14 @@ class Parameters:
         columns = elements // rows
         if not 1 <= width <= columns or not 1 <= height <= rows or (height > 1 and width != columns):
             raise Damage("parameters hold an impossible tile")
-        if row_bytes > len(data) - SIZE:
+        if bool(block) != (transform in _BLOCKWISE) or levels > 16 or block > _LARGEST_BLOCK:
+            raise Damage("parameters hold an impossible block")
+        if (structure or transform) and (width != columns or (block and height < rows and height % block)):
+            raise Damage("parameters hold a tile that does not fit the transform")
+        if row_bytes + column_bytes > len(data) - SIZE:
             raise Damage("parameters are cut short")
         grid = Grid(rows, columns, height, width)
         return cls(
             bool(flags & _BY_COLUMNS), 1 << log_states, family, row_shaping, column_shaping, base, step, grid,
-            rms, nrmse, row_bytes,
+            rms, nrmse, row_bytes, column_bytes, structure, transform, block, levels,
         )  # fmt: skip

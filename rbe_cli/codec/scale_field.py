@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.side_info import decode_integers, encode_integers
-from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.source import Domain
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.field import column_powers, sweep
 
@@ -128,7 +128,7 @@ def decode_axis(data: bytes, n: int) -> Axis:
     return Axis(np.where(dead, ZERO, stored << shift).astype(np.int32), shift)
 
 
-def fit(w: Matrix, use_rows: bool = True, use_columns: bool = True) -> ScaleField:
+def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleField:
     """Fit the field of a matrix of finite numbers.
 
     An axis is left flat where it would not pay. Rows and columns of zeros get the exponent ZERO whatever else is
@@ -204,7 +204,7 @@ def _only_zeros(dead: NDArray[np.bool_], allowed: bool) -> Axis:
     return Axis(np.where(dead, ZERO, 0).astype(np.int32), 3) if allowed and dead.any() else axis
 
 
-def _plain_columns(w: Matrix) -> NDArray[np.float64]:
+def _plain_columns(w: Domain) -> NDArray[np.float64]:
     """Sum of squares of every column."""
     total = np.zeros(w.columns, np.float64)
     for _, band in w.bands():

@@ -1,15 +1,21 @@
-"""What the codec reads from: a tensor's bytes, seen as rows x columns, some rows at a time in float32."""
+"""What the codec reads from: a tensor's bytes, seen as rows x columns, some rows at a time in float32.
+
+A `Domain` is what the trellis coder works on. The plain one is the `Matrix` itself; a pipeline makes others, of what
+a structure leaves over, in a transform.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.codec.tiles import LONG_ROW
+from rbe_cli.codec.tiles import LONG_ROW, Tile
+from rbe_cli.kernels.field import squared_error
 
 _BAND = 1 << 20
 
@@ -30,6 +36,49 @@ def view_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     if n // rows > LONG_ROW and len(shape) > 2:
         rows = n // shape[-1]
     return (rows, n // rows)
+
+
+class Description(NamedTuple):
+    """What the parameters say of a domain, and the bytes that go with it."""
+
+    structure: int = 0
+    transform: int = 0
+    block: int = 0
+    levels: int = 0
+    data: bytes = b""
+
+
+class Domain(Protocol):
+    """A float32[rows, columns] matrix that is read some rows at a time, and knows the way back to the weights.
+
+    Attributes
+    ----------
+    alignment : int
+        Tiles begin at multiples of so many rows.
+    whole_rows : bool
+        Tiles have whole rows.
+    """
+
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def columns(self) -> int: ...  # noqa: D102
+    @property
+    def alignment(self) -> int: ...  # noqa: D102
+    @property
+    def whole_rows(self) -> bool: ...  # noqa: D102
+
+    def band(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Rows top to bottom - 1, float32[bottom - top, columns]."""
+
+    def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All rows in order, about a million elements at a time, with the number of the first."""
+
+    def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
+        """Squared error of the weights that a tile's decoded values stand for, rounded to the tensor's type."""
+
+    def describe(self) -> Description:
+        """What a decoder has to know of it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +109,26 @@ class Matrix:
         size = self.columns * (dtypes.BITS[self.dtype] // 8)
         piece = self.raw[top * size : bottom * size]
         return piece.view(dtypes.FLOATS[self.dtype]).astype(np.float64).reshape(bottom - top, self.columns)
+
+    @property
+    def alignment(self) -> int:
+        """Tiles may begin anywhere."""
+        return 1
+
+    @property
+    def whole_rows(self) -> bool:
+        """Tiles may be pieces of rows."""
+        return False
+
+    def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
+        """Squared error of decoded weights of a tile, rounded to the tensor's type."""
+        back = dtypes.from_float32(values, self.dtype).astype(np.float64)
+        exact = np.ascontiguousarray(self.exact(tile.top, tile.bottom)[:, tile.left : tile.right])
+        return float(squared_error(back.ravel(), exact.ravel()))
+
+    def describe(self) -> Description:
+        """No structure, no transform."""
+        return Description()
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, about a million elements at a time, with the number of the first."""

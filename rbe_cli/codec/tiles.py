@@ -38,18 +38,19 @@ class Grid:
     width: int
 
     @classmethod
-    def of(cls, rows: int, columns: int) -> Grid:
-        """The cut the encoder uses.
+    def of(cls, rows: int, columns: int, alignment: int = 1, whole_rows: bool = False) -> Grid:
+        """The cut the encoder uses: heights are multiples of `alignment`, rows whole if they have to be.
 
         >>> Grid.of(384, 384).height, len(Grid.of(384, 384))
         (128, 3)
         """
-        if columns > LONG_ROW:
+        if columns > LONG_ROW and not whole_rows:
             return cls(rows, columns, 1, TILE)
         least = max(1, TILE // max(columns, 1))
         # Tiles of nearly equal height: the lanes of the encoder run side by side, as long as the longest of them.
         pieces = max(1, -(-rows // least))
-        return cls(rows, columns, max(1, -(-rows // pieces)), max(columns, 1))
+        height = -(-max(1, -(-rows // pieces)) // alignment) * alignment
+        return cls(rows, columns, min(height, max(rows, 1)), max(columns, 1))
 
     def __len__(self) -> int:
         return -(-self.rows // self.height) * -(-self.columns // self.width)

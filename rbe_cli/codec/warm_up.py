@@ -7,18 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rbe_cli.codec import lossless, trellis_codec
+from rbe_cli.codec.analysis import analyse
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import open_tensor
 
 
 def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
     w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     raw = np.frombuffer(w.tobytes(), np.uint8)
-    analysis = trellis_codec.analyse(Matrix(raw, "F32", 8, 8), 8, 8, True)
+    analysis = analyse(Matrix(raw, "F32", 8, 8), 8, 8, True)
     assert analysis is not None
     with ThreadPoolExecutor(1) as pool:
         chunks = trellis_codec.Encoding(analysis, 0.1, 4, pool).result().chunks
-    decoder, grid = trellis_codec.open_tensor(chunks[0], w.shape)
+    decoder, grid = open_tensor(chunks[0], w.shape)
     decoder.decode(chunks[1], grid[0])
     noise = np.arange(4096, dtype=np.uint8) % 7
     lossless.decode_chunk(next(lossless.encode(noise, "U8")), 0, "U8", noise.shape)

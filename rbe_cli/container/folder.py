@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.codec import lossless, trellis_codec
+from rbe_cli.codec import lossless, tensor_codec
+from rbe_cli.codec.tensor_codec import TileDecoder
 from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.codec.trellis_codec import TileDecoder
 from rbe_cli.container.headers import check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
@@ -73,7 +73,7 @@ class StoredTensor:
     def tiles(self) -> tuple[TileDecoder, Grid]:
         """The decoder and the grid of a trellis-coded tensor; `stream` gives what the decoder takes."""
         with located(self.where):
-            decoder, grid = trellis_codec.open_tensor(self.file.chunk(self.record.first_chunk), self.record.shape)
+            decoder, grid = tensor_codec.open_tensor(self.file.chunk(self.record.first_chunk), self.record.shape)
         if self.record.chunks != 1 + len(grid):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
         return decoder, grid

@@ -16,9 +16,11 @@ import numpy as np
 
 from rbe_cli import __version__, dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
-from rbe_cli.codec import lossless, rate_control, trellis_codec
+from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
+from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.source import Matrix, view_shape
-from rbe_cli.codec.trellis_codec import Analysis, Encoding
+from rbe_cli.codec.tensor_codec import Choice, Wish
+from rbe_cli.codec.trellis_codec import Encoding
 from rbe_cli.container.atomic import atomic_folder, check_free
 from rbe_cli.container.layer_file import EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
@@ -47,7 +49,7 @@ class _Plan:
 
     Attributes
     ----------
-    analysis : Analysis or None
+    choice : Choice or None
         For the trellis coder; None is exact.
     goal : Goal
         What is asked of it.
@@ -57,9 +59,14 @@ class _Plan:
 
     shard: int
     info: TensorInfo
-    analysis: Analysis | None = None
+    choice: Choice | None = None
     goal: Goal = EXACT
     same_as: str = ""
+
+    @property
+    def analysis(self) -> Analysis | None:
+        """Of the pipeline that was chosen."""
+        return self.choice.analysis if self.choice else None
 
 
 @dataclass(frozen=True)
@@ -188,12 +195,22 @@ class _Job:
         if lossy:
             matrix = Matrix(self._raw(plan), info.dtype, *view_shape(info.shape))
             shaped = self.settings.objective != "mse"
-            plan.analysis = trellis_codec.analyse(matrix, *self.settings.shaping(info.name), shaped)
-            if plan.analysis is None:
+            plan.choice = tensor_codec.prepare(matrix, *self.settings.shaping(info.name), shaped, self._wish(plan))
+            if plan.choice is None:
                 self._explain_exact(matrix, info.name)
             else:
-                plan.goal = self.settings.goal(info.name, plan.analysis.rms)
+                plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
         self.progress.advance(info.elements)
+
+    def _wish(self, plan: _Plan) -> Wish:
+        """What the choice of structure and transform has to know."""
+        bits = plan.goal.value if plan.goal.kind == "bits" else None
+        nrmse = plan.goal.value if plan.goal.kind == "nrmse" and self.settings.rmse is None else None
+        budget = self._budget()
+        if bits is None and budget is not None:
+            bits = metrics.bits_per_weight(int(budget), self.elements)
+        settings = self.settings
+        return Wish(settings.transform, settings.block, settings.k, tensor_codec.reference_error(bits, nrmse))
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
         if not all(np.isfinite(band).all() for _, band in matrix.bands()):

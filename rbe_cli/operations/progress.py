@@ -7,13 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
+from threadpoolctl import threadpool_limits
+
 
 @contextmanager
 def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose waiting jobs are dropped when something goes wrong or the user interrupts."""
+    """A pool whose waiting jobs are dropped when something goes wrong or the user interrupts.
+
+    While it is there the linear algebra library has one thread: the work is parallel already, and its results must
+    not depend on how many threads there are.
+    """
     pool = ThreadPoolExecutor(threads)
     try:
-        yield pool
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

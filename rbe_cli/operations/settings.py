@@ -15,6 +15,7 @@ OBJECTIVES = ("balanced", "mse")
 EFFORT_STATES = (4, 8, 16, 32, 64, 128, 256, 256, 256, 256)
 DEFAULT_EFFORT = 5
 DEFAULT_BITS = 4.0
+TRANSFORM_CHOICES = ("auto", "none", "dct", "dwt", "klt", "lowrank")
 #: Tensors with fewer elements than this are kept exactly, and so are all vectors: they weigh nothing.
 EXACT_BELOW = 1024
 #: gr and gc of `balanced`, in sixteenths; tables of embeddings get none, where shaping harms.
@@ -62,9 +63,12 @@ class Settings:
         `balanced` puts the error where rows and columns are large, `mse` makes it least.
     effort : int
         0 (fast) to 9 (best): how long the encoder searches. The files decode alike.
-    k, block, threshold
-        Levels of the wavelet, block size and coefficient threshold of the structure stage. Recorded; they govern
-        nothing until that stage is there.
+    transform : str
+        `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed.
+    k, block : int
+        Levels of the wavelet; size of the blocks of `dct` and `dwt`.
+    threshold : float
+        Structured coefficients below this times the RMS are not stored. Recorded; nothing has such coefficients yet.
     overrides : tuple of str
         `REGEX=GOAL` for tensors whose name the expression matches (the first that does): `bits:6`, `nrmse:0.01`,
         `lossless`, or `skip` (left exactly as it is, not even entropy-coded).
@@ -80,6 +84,7 @@ class Settings:
     lossless: bool = False
     objective: str = "balanced"
     effort: int = DEFAULT_EFFORT
+    transform: str = "auto"
     k: int = 5
     block: int = 128
     threshold: float = 0.01
@@ -108,6 +113,8 @@ class Settings:
             raise UsageError(f"--block must be from {_BLOCKS.start} to {_BLOCKS.stop - 1}, not {self.block}")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
+        if self.transform not in TRANSFORM_CHOICES:
+            raise UsageError(f"--transform must be one of {', '.join(TRANSFORM_CHOICES)}, not {self.transform!r}")
         object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
 
     @property

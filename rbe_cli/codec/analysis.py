@@ -1,0 +1,162 @@
+"""What the encoder knows of a matrix before it has a step, and forecasts of size and error for any step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec import scale_field, tables
+from rbe_cli.codec.geometry import shaped
+from rbe_cli.codec.parameters import SIZE
+from rbe_cli.codec.scale_field import ZERO, ScaleField
+from rbe_cli.codec.source import Domain
+from rbe_cli.codec.tiles import Grid
+from rbe_cli.kernels.rans import LANES
+
+_SAMPLE_ROWS = 96
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the encoder knows of a tensor before it has a step.
+
+    Attributes
+    ----------
+    unit : float
+        The scale a step is a multiple of: the RMS where error is not shaped, else the geometric mean of sigma / a b.
+    energy : float
+        Sum of squares; `rms` its mean's root.
+    largest : float
+        Largest magnitude, in units of the smallest factor a_i b_j.
+    first_offset : int; elements, weights : float64[n]
+        Number of live elements in each class, the first of which is `first_offset` from that of exponent 0, and their
+        sum of (a_i b_j)^2.
+    side_bytes : int
+        Everything but the coded symbols.
+    """
+
+    matrix: Domain
+    field: ScaleField
+    family: int
+    row_shaping: int
+    column_shaping: int
+    unit: float
+    energy: float
+    rms: float
+    largest: float
+    first_offset: int
+    elements: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    side_bytes: int
+
+    def of_tensor(self, plain: Analysis) -> Analysis:
+        """The same for a matrix that is a tensor seen through a pipeline: unit and energy are the tensor's."""
+        return replace(self, unit=plain.unit, energy=plain.energy, rms=plain.rms)
+
+    def _centres(self, step: float) -> NDArray[np.float64]:
+        base = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
+        return np.asarray(base + self.first_offset + np.arange(self.elements.size), np.float64)
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunks at a step, from what the tables say of Gaussian (or Laplace) weights."""
+        family = tables.family(self.family)
+        c = self._centres(step)
+        raw = np.maximum(c - tables.CLASSES, 0) / 8
+        bits = np.interp(np.clip(c, 1, tables.CLASSES), np.arange(1, tables.CLASSES + 1), family.bits[1:]) + raw
+        return float(bits @ self.elements) / 8 + self.side_bytes
+
+    def expected_error(self, step: float) -> float:
+        """Sum of squared errors at a step."""
+        family = tables.family(self.family)
+        c = self._centres(step)
+        log_d = np.interp(
+            np.clip(c, 1, tables.CLASSES), np.arange(1, tables.CLASSES + 1), np.log2(family.distortion[1:])
+        )
+        log_d += np.minimum(c - 1, 0) / 4
+        return float(np.exp2(log_d) @ self.weights) * step * step
+
+
+def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: bool) -> Analysis | None:
+    """Fit the scale field and gather the statistics of a matrix; None if it holds a number that is not finite, or
+    nothing but zeros.
+
+    `row_shaping`, `column_shaping` are gr, gc in sixteenths; with `shape_unit` the unit is the geometric mean scale,
+    else the RMS.
+    """
+    energy, largest, finite = 0.0, 0.0, True
+    for _, band in matrix.bands():
+        peak = float(np.abs(band).max(initial=0.0))
+        if not math.isfinite(peak):
+            finite = False
+            break
+        largest = max(largest, peak)
+        energy += float(np.dot(band.ravel().astype(np.float64), band.ravel().astype(np.float64)))
+    # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
+    if not finite or not 1e-18 < largest < 1e18:
+        return None
+    rms = math.sqrt(energy / (matrix.rows * matrix.columns))
+    field = scale_field.fit(matrix, use_rows=matrix.rows > 1, use_columns=matrix.rows > 1)
+    field, family = _normalise(matrix, field)
+    row_steps, row_class = shaped(field.rows, row_shaping)
+    column_steps, column_class = shaped(field.columns, column_shaping)
+    first, elements, weights = _spread(row_steps, row_class, column_steps, column_class)
+    unit = rms
+    if shape_unit:
+        mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
+        unit = 2.0 ** (field.log_sigma0 + mean_class / 8)
+    axes = len(scale_field.encode_axis(field.rows)) + len(scale_field.encode_axis(field.columns))
+    tiles = len(Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows))
+    side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
+    smallest_factor = 2.0 ** ((_least(row_steps, row_class) + _least(column_steps, column_class)) / 8)
+    return Analysis(
+        matrix, field, family, row_shaping, column_shaping, unit, energy, rms, largest / smallest_factor,
+        first, elements, weights, side_bytes,
+    )  # fmt: skip
+
+
+def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:
+    return int(steps[classes != ZERO].min(initial=0))
+
+
+def _spread(
+    row_steps: NDArray[Any], row_class: NDArray[Any], column_steps: NDArray[Any], column_class: NDArray[Any]
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Elements per class and their squared step factors: convolutions of the rows' and the columns' histograms."""
+    firsts, counts, factors = [], [], []
+    for steps, classes in ((row_steps, row_class), (column_steps, column_class)):
+        live = classes != ZERO
+        first = int(classes[live].min(initial=0))
+        index = classes[live] - first
+        firsts.append(first)
+        counts.append(np.bincount(index, minlength=1).astype(np.float64))
+        factors.append(np.bincount(index, weights=np.exp2(steps[live] / 4), minlength=1).astype(np.float64))
+    return sum(firsts), np.convolve(counts[0], counts[1]), np.convolve(factors[0], factors[1])
+
+
+def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
+    """Choose the table family on a sample of rows, and correct sigma0 so that the weights have unit variance there."""
+    rows = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, _SAMPLE_ROWS)).astype(np.int64))
+    if matrix.columns * rows.size > 1 << 20:
+        rows = rows[:: max(1, matrix.columns * rows.size >> 20)]
+    live_columns = field.columns.exponents != ZERO
+    samples = []
+    for i in rows:
+        if field.rows.exponents[i] == ZERO:
+            continue
+        exponent = (field.rows.exponents[i] + field.columns.exponents[live_columns]) / 8 + field.log_sigma0
+        samples.append(matrix.band(i, i + 1)[0, live_columns].astype(np.float64) / np.exp2(exponent))
+    x = np.abs(np.concatenate(samples)) if samples else np.ones(1)
+    power = float(np.mean(x * x))
+    if not power > 0:
+        return field, 0
+    x /= math.sqrt(power)
+    cost = []
+    for exponent in tables.FAMILY_EXPONENTS:
+        alpha = math.sqrt(math.gamma(1 / exponent) / math.gamma(3 / exponent))
+        constant = math.log(2 * alpha * math.gamma(1 / exponent) / exponent)
+        cost.append(constant + float(np.mean((x / alpha) ** exponent)))
+    return replace(field, log_sigma0=field.log_sigma0 + 0.5 * math.log2(power)), int(np.argmin(cost))

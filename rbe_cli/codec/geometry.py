@@ -1,0 +1,104 @@
+"""Which class and which step every element of a tile has: what encoder and decoder share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec import tables
+from rbe_cli.codec.parameters import SHAPING_UNIT, Parameters
+from rbe_cli.codec.scale_field import ZERO, Axis
+from rbe_cli.codec.tiles import Tile
+from rbe_cli.codec.workspace import scratch
+from rbe_cli.kernels import field as field_kernels
+
+#: Float32 constants of the format: 2^(i / 8).
+_EIGHTHS = np.array([2.0 ** (i / 8) for i in range(8)], np.float32)
+
+
+def shaped(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Step exponents A = (shaping E + 8) >> 4 and class exponents E - A of an axis, int32[n] each.
+
+    Where the axis is ZERO, A is 0 and the class stays ZERO.
+    """
+    live = axis.exponents != ZERO
+    steps = np.where(live, (shaping * axis.exponents + SHAPING_UNIT // 2) >> 4, 0).astype(np.int32)
+    return steps, np.where(live, axis.exponents - steps, ZERO).astype(np.int32)
+
+
+def scales(exponents: NDArray[np.int32], live: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """2^(A / 8) in float32, 0 where nothing lives."""
+    factor = np.ldexp(_EIGHTHS[exponents & 7], exponents >> 3).astype(np.float32)
+    return np.where(live, factor, np.float32(0))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Per-row and per-column classes and steps, the part that encoder and decoder share.
+
+    Attributes
+    ----------
+    row_class, column_class : int32; row_scale, column_scale : float32
+        The step of an element is row_scale x column_scale, its class base + row_class + column_class.
+    """
+
+    row_class: NDArray[np.int32]
+    column_class: NDArray[np.int32]
+    row_scale: NDArray[np.float32]
+    column_scale: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, parameters: Parameters, rows: Axis, columns: Axis) -> Geometry:
+        """From what the first chunk says."""
+        row_steps, row_class = shaped(rows, parameters.row_shaping)
+        column_steps, column_class = shaped(columns, parameters.column_shaping)
+        row_scale = np.float32(parameters.step) * scales(row_steps, row_class != ZERO)
+        return cls(row_class, column_class, row_scale, scales(column_steps, column_class != ZERO))
+
+    def scan(self, tile: Tile, parameters: Parameters) -> Scan:
+        """The elements of a tile in coding order."""
+        row_class, row_scale = self.row_class[tile.top : tile.bottom], self.row_scale[tile.top : tile.bottom]
+        column_class = self.column_class[tile.left : tile.right]
+        column_scale = self.column_scale[tile.left : tile.right]
+        width = tile.right - tile.left
+        if parameters.by_columns:
+            return Scan(column_class, row_class, column_scale, row_scale, (1, width), parameters.base)
+        return Scan(row_class, column_class, row_scale, column_scale, (width, 1), parameters.base)
+
+
+class Scan:
+    """Classes and steps of a tile's elements in coding order. A thread works with one scan at a time, and what its
+    methods return is good until the next call.
+
+    Attributes
+    ----------
+    classes : uint8[n]
+    """
+
+    def __init__(
+        self,
+        outer_class: NDArray[np.int32],
+        inner_class: NDArray[np.int32],
+        outer_scale: NDArray[np.float32],
+        inner_scale: NDArray[np.float32],
+        strides: tuple[int, int],
+        base: int,
+    ) -> None:
+        classes = scratch("scan", (outer_class.size, inner_class.size), np.uint8)
+        field_kernels.classify(outer_class, inner_class, base, tables.MAX_CLASS, classes)
+        self.classes = classes.ravel()
+        self._steps = strides, outer_scale, inner_scale
+
+    def divide(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Weights [rows, columns] of the tile, in steps, in coding order."""
+        out = scratch("divided", (self.classes.size,), np.float32)
+        field_kernels.divide(w.ravel(), *self._steps, out)
+        return out
+
+    def multiply(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Inverse of `divide`: weights, flat, by rows."""
+        out = scratch("weights", (self.classes.size,), np.float32)
+        field_kernels.multiply(points, *self._steps, out)
+        return out

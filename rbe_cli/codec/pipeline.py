@@ -1,0 +1,159 @@
+"""The pipeline: structure and transform on the way from weights to what is quantised, and back.
+
+y = T(w - S)        w = S + T^-1(y)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.source import Description, Matrix
+from rbe_cli.codec.structure import STRUCTURES, LowRank
+from rbe_cli.codec.tiles import Tile
+from rbe_cli.codec.transform import TRANSFORMS, Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
+from rbe_cli.errors import Damage
+
+#: Widest matrix a Karhunen-Loeve basis is sent for.
+KLT_COLUMNS = 4096
+#: Largest matrix, in elements, that is kept in memory as it looks through a pipeline.
+KEPT = 1 << 28
+#: Relative error the basis is sent with.
+_BASIS_ERROR = 0.02
+
+
+class Pipeline:
+    """A structure and a transform.
+
+    Attributes
+    ----------
+    structure : LowRank or None
+    transform : Transform
+    description : Description
+        What the parameters say of it.
+    """
+
+    def __init__(self, structure: LowRank | None, transform: Transform, description: Description) -> None:
+        self.structure = structure
+        self.transform = transform
+        self.description = description
+
+    @classmethod
+    def of(
+        cls, structure: LowRank | None, kind: str, block: int, levels: int, columns: int, basis: bytes = b""
+    ) -> Pipeline:
+        """For the encoder. `basis` is what `encode_basis` gave, for `klt`."""
+        data = (structure.data if structure else b"") + basis
+        blockwise = kind in ("dct", "dwt")
+        transform: Transform = Identity()
+        if blockwise:
+            transform = Blockwise(kind, block, levels, columns)
+        elif kind == "klt":
+            transform = KarhunenLoeve(decode_side_matrix(basis, columns, columns)[0])
+        description = Description(
+            STRUCTURES.index("lowrank") if structure else 0,
+            TRANSFORMS.index(kind),
+            block if blockwise else 0,
+            effective_levels(levels, block) if kind == "dwt" else 0,
+            data,
+        )
+        return cls(structure, transform, description)
+
+    @classmethod
+    def unpack(cls, parameters: Parameters, data: bytes) -> Pipeline:
+        """For the decoder, from the bytes after the scale field. Raises Damage."""
+        grid = parameters.grid
+        structure, at = None, 0
+        if parameters.structure:
+            structure, at = LowRank.unpack(data, grid.rows, grid.columns)
+        kind = TRANSFORMS[parameters.transform]
+        transform: Transform = Identity()
+        if kind == "klt":
+            if grid.columns > KLT_COLUMNS:
+                raise Damage("basis is impossibly large")
+            basis, used = decode_side_matrix(data[at:], grid.columns, grid.columns)
+            transform = KarhunenLoeve(basis)
+            at += used
+        elif kind != "none":
+            transform = Blockwise(kind, parameters.block, parameters.levels, grid.columns)
+        if at != len(data):
+            raise Damage("side information is too long")
+        description = Description(parameters.structure, parameters.transform, parameters.block, parameters.levels, data)
+        return cls(structure, transform, description)
+
+    def forward(self, w: NDArray[np.float32], top: int) -> NDArray[np.float32]:
+        """What is to be quantised of rows top, top + 1, ...; overwrites w."""
+        if self.structure is not None:
+            self.structure.subtract(w, top)
+        return self.transform.forward(w)
+
+    def inverse(self, values: NDArray[np.float32], top: int) -> NDArray[np.float32]:
+        """The weights of rows top, top + 1, ..."""
+        w = self.transform.inverse(values)
+        if self.structure is not None:
+            self.structure.add(w, top)
+        return w
+
+
+class Piped:
+    """A matrix seen through a pipeline: a `Domain` for the trellis coder.
+
+    It is read many times, so up to KEPT elements are computed once and kept.
+    """
+
+    def __init__(self, matrix: Matrix, pipeline: Pipeline) -> None:
+        self._matrix = matrix
+        self._pipeline = pipeline
+        self.rows, self.columns = matrix.rows, matrix.columns
+        self.alignment = pipeline.transform.alignment
+        self.whole_rows = True
+        self._values: NDArray[np.float32] | None = None
+        if self.rows * self.columns <= KEPT:
+            values = np.empty((self.rows, self.columns), np.float32)
+            for top, band in self.bands():
+                values[top : top + len(band)] = band
+            self._values = values
+
+    def band(self, top: int, bottom: int) -> NDArray[np.float32]:
+        """Rows top to bottom - 1 of what is to be quantised."""
+        if self._values is not None:
+            return self._values[top:bottom]
+        first = top // self.alignment * self.alignment
+        last = min(-(-bottom // self.alignment) * self.alignment, self.rows)
+        values = self._pipeline.forward(self._matrix.band(first, last), first)
+        return values[top - first : bottom - first]
+
+    def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All rows in order."""
+        height = max(self.alignment, (1 << 20) // self.columns // self.alignment * self.alignment)
+        for top in range(0, self.rows, height):
+            yield top, self.band(top, min(top + height, self.rows))
+
+    def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
+        """Squared error of the weights a tile's values stand for."""
+        return self._matrix.squared_error(self._pipeline.inverse(values, tile.top), tile)
+
+    def describe(self) -> Description:
+        """What the parameters say of the pipeline."""
+        return self._pipeline.description
+
+
+def encode_basis(matrix: Matrix) -> bytes | None:
+    """A Karhunen-Loeve basis of the rows of a matrix, in its stored form; None if there is none to be had.
+
+    The eigenvectors of the columns' second moments, the largest first, on a grid so that the last bits of a library's
+    arithmetic do not reach the file.
+    """
+    n = matrix.columns
+    moments = np.zeros((n, n))
+    for _, band in matrix.bands():
+        wide = band.astype(np.float64)
+        moments += wide.T @ wide
+    vectors = np.linalg.eigh(moments)[1][:, ::-1]
+    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)] < 0, -1.0, 1.0)
+    basis = np.ascontiguousarray(np.round(vectors * 2**14) / 2**14, np.float32)
+    return encode_side_matrix(basis, None, _BASIS_ERROR)

@@ -1,0 +1,73 @@
+"""Small matrices that go along with a tensor (bases, factors), coded by the trellis coder themselves.
+
+Stored as: number of chunks u32, their lengths u32 each, the chunks.
+"""
+
+from __future__ import annotations
+
+import struct
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.rate_control import multiplier_for_error
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.trellis_codec import Encoding, open_values
+from rbe_cli.errors import Damage
+
+_STATES = 128
+_MOST_CHUNKS = 1 << 16
+
+
+class _Inline(Executor):
+    """Runs a job at once: a side matrix is coded inside a job of its tensor."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def encode_side_matrix(matrix: NDArray[np.float32], step: float | None, nrmse: float = 0.0) -> bytes:
+    """Code float32[m, n] with a quantisation step, or without one for a relative error of about `nrmse`.
+
+    The matrix must have a finite number that is not 0.
+    """
+    array = np.ascontiguousarray(matrix, np.float32)
+    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), 0, 0, False)
+    if analysis is None:
+        raise ValueError("a side matrix of zeros or of numbers out of range")
+    if step is None:
+        step = multiplier_for_error(analysis, nrmse) * analysis.unit
+    chunks = Encoding(analysis, step, _STATES, _Inline()).result().chunks
+    return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
+
+
+def decode_side_matrix(data: bytes, rows: int, columns: int) -> tuple[NDArray[np.float32], int]:
+    """Inverse: the matrix and the number of bytes it took. Raises Damage."""
+    if len(data) < 4:
+        raise Damage("side matrix is cut short")
+    (count,) = struct.unpack_from("<I", data)
+    if not 1 < count <= _MOST_CHUNKS or len(data) < 4 + 4 * count:
+        raise Damage("side matrix is cut short")
+    lengths = struct.unpack_from(f"<{count}I", data, 4)
+    at = 4 + 4 * count
+    if at + sum(lengths) > len(data):
+        raise Damage("side matrix is cut short")
+    chunks = []
+    for length in lengths:
+        chunks.append(data[at : at + length])
+        at += length
+    parameters = Parameters.unpack(chunks[0], rows * columns)
+    decoder = open_values(chunks[0], parameters)
+    grid = parameters.grid
+    if parameters.structure or parameters.transform or grid.rows not in (rows, 1) or len(grid) != count - 1:
+        raise Damage("side matrix has the wrong form")
+    out = np.empty((grid.rows, grid.columns), np.float32)
+    for tile, chunk in zip(grid, chunks[1:], strict=True):
+        out[tile.top : tile.bottom, tile.left : tile.right] = decoder.values(chunk, tile)
+    return out.reshape(rows, columns), at

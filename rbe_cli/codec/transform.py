@@ -1,0 +1,174 @@
+"""Orthonormal transforms of a residual, and their inverses.
+
+`dct` and `dwt` work on blocks of block x block (smaller at the edges); `klt` on whole rows, with a basis that is sent
+along. All are linear, so what is quantised in the transform domain adds the same squared error to the weights (for
+`klt` up to the rounding of its basis).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.kernels.products import multiply_left, multiply_right
+
+#: Names of the transforms; the place in the list is the identifier in the parameters.
+TRANSFORMS = ("none", "dct", "dwt", "klt")
+
+
+class Transform(Protocol):
+    """What a residual can be coded in.
+
+    Attributes
+    ----------
+    alignment : int
+        Rows have to be given in groups that begin at multiples of this.
+    """
+
+    alignment: int
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coefficients of some rows, float32[m, n] -> float32[m, n]."""
+
+    def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of some coefficients."""
+
+
+class Identity:
+    """No transform."""
+
+    alignment = 1
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same array."""
+        return x
+
+    def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same array."""
+        return y
+
+
+class Blockwise:
+    """A separable transform of every block: left @ block @ right^T.
+
+    Parameters
+    ----------
+    kind : str
+        `dct` or `dwt`.
+    block : int
+        Size of a block.
+    levels : int
+        Of the wavelet; capped by the block, see `effective_levels`.
+    columns : int
+        Of the matrix.
+    """
+
+    def __init__(self, kind: str, block: int, levels: int, columns: int) -> None:
+        self.alignment = block
+        self._kind = kind
+        self._levels = levels
+        self._columns = columns
+
+    def _matrix(self, n: int, inverse: bool) -> NDArray[np.float32]:
+        matrix = dct_matrix(n) if self._kind == "dct" else dwt_matrix(n, self._levels)
+        return np.ascontiguousarray(matrix.T if inverse else matrix)
+
+    def _apply(self, x: NDArray[np.float32], inverse: bool) -> NDArray[np.float32]:
+        x = np.ascontiguousarray(x)
+        half, out = np.empty_like(x), np.empty_like(x)
+        for top in range(0, x.shape[0], self.alignment):
+            multiply_left(self._matrix(min(self.alignment, x.shape[0] - top), inverse), x, top, half)
+        for left in range(0, self._columns, self.alignment):
+            right = self._matrix(min(self.alignment, self._columns - left), not inverse)
+            multiply_right(half, right, left, out)
+        return out
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coefficients, frequency (u, v) of a block in the block's row u and column v."""
+        return self._apply(x, inverse=False)
+
+    def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of some coefficients."""
+        return self._apply(y, inverse=True)
+
+
+class KarhunenLoeve:
+    """Rows in the coordinates of a basis that was rounded: x = y @ basis^T, y by least squares.
+
+    Parameters
+    ----------
+    basis : float32[n, n]
+        Columns are the basis vectors, as decoded.
+    """
+
+    alignment = 1
+
+    def __init__(self, basis: NDArray[np.float32]) -> None:
+        self._back = np.ascontiguousarray(basis.T)
+        wide = basis.astype(np.float64)
+        # x = y B^T has the solution y = x B (B^T B)^-1; with B nearly orthonormal that is nearly x B.
+        gram = wide.T @ wide
+        self._ahead = np.ascontiguousarray(np.linalg.solve(gram, wide.T).T.astype(np.float32))
+
+    def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coordinates of some rows."""
+        out = np.empty(x.shape, np.float32)
+        multiply_right(np.ascontiguousarray(x), self._ahead, 0, out)
+        return out
+
+    def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of some coordinates."""
+        out: NDArray[np.float32] = y @ self._back
+        return out
+
+
+def effective_levels(levels: int, block: int) -> int:
+    """Levels a block of this size has room for: each halves it.
+
+    >>> effective_levels(16, 128), effective_levels(5, 128)
+    (7, 5)
+    """
+    return min(levels, max(block.bit_length() - 1, 0))
+
+
+@cache
+def dct_matrix(n: int) -> NDArray[np.float32]:
+    """DCT-II, orthonormal: row u is c_u cos(pi (2 i + 1) u / (2 n)). float32[n, n]."""
+    u, i = np.mgrid[:n, :n]
+    matrix = math.sqrt(2 / n) * np.cos(math.pi * ((2 * i + 1) * u % (4 * n)) / (2 * n))
+    matrix[0] /= math.sqrt(2)
+    return matrix.astype(np.float32)
+
+
+@cache
+def dwt_matrix(n: int, levels: int) -> NDArray[np.float32]:
+    """Wavelet transform by the 4-tap filters of Daubechies (1988), periodic, orthonormal. float32[n, n].
+
+    Each level maps the approximation of even length to approximations, then details; of an odd length, the last
+    sample passes as it is, between them. Approximations come first.
+    """
+    root = math.sqrt(3)
+    low = [(1 + root), (3 + root), (3 - root), (1 - root)]
+    low = [tap / (4 * math.sqrt(2)) for tap in low]
+    high = [low[3], -low[2], low[1], -low[0]]
+    matrix = np.eye(n)
+    length = n
+    for _ in range(effective_levels(levels, n)):
+        half = length // 2
+        even = 2 * half
+        step = np.zeros((length, length))
+        for i in range(half):
+            for tap in range(4):
+                step[i, (2 * i + tap) % even] += low[tap]
+                step[length - half + i, (2 * i + tap) % even] += high[tap]
+        if length > even:
+            step[half, even] = 1.0
+        matrix[:length] = step @ matrix[:length]
+        length -= half
+        if length < 2:
+            break
+    return matrix.astype(np.float32)
