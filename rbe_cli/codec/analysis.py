@@ -18,6 +18,8 @@ from rbe_cli.codec.tiles import Grid
 from rbe_cli.kernels.rans import LANES
 
 _SAMPLE_ROWS = 96
+#: Below this mean class, about a bit per weight, single classes decide whether anything is sent.
+_COARSE = 15.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ class Analysis:
     def _centres(self, step: float) -> NDArray[np.float64]:
         base = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
         return np.asarray(base + self.first_offset + np.arange(self.elements.size), np.float64)
+
+    def aligned(self, step: float) -> tuple[int, ScaleField]:
+        """Class of an element whose exponents are 0, and the scale field rounded to fit, for a step."""
+        exact = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
+        base = math.floor(exact + 0.5)
+        mean = float(self._centres(step) @ self.elements) / float(self.elements.sum())
+        return base, self.field.aligned(exact - base, mean < _COARSE)
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step, from what the tables say of Gaussian (or Laplace) weights."""

@@ -61,3 +61,61 @@ def corrected_for_bits(multiplier: float, measured: float, wanted: float) -> flo
 def close(measured: float, wanted: float) -> bool:
     """Whether a figure is within what was asked, and close to it."""
     return wanted * (1 - TOLERANCE) <= measured <= wanted
+
+
+class SizeSearch:
+    """The multiplier with which everything takes a given size: forecast, measure, correct.
+
+    Parameters
+    ----------
+    analyses : list of Analysis
+        Of the tensors that share the multiplier.
+    budget : float
+        Bytes everything may take.
+    overhead : float
+        A guess at the bytes of everything else; what is measured replaces it.
+
+    Attributes
+    ----------
+    multiplier : float
+        The next to try.
+    best : (int, float) or None
+        Size and multiplier of the best measured so far that is within the budget.
+    """
+
+    def __init__(self, analyses: list[Analysis], budget: float, overhead: float) -> None:
+        self._analyses = analyses
+        self._budget = budget
+        self._over, self._under = 0.0, math.inf
+        self.best: tuple[int, float] | None = None
+        self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
+
+    def found(self, size: int) -> bool:
+        """Whether a size is within the budget, and close to it."""
+        return self._budget * (1 - TOLERANCE) <= size <= self._budget
+
+    def measured(self, size: int, lossy: int) -> bool:
+        """Take in what `multiplier` gave: the whole size, and the part that depends on it.
+
+        Returns False when there is nothing better left to try.
+        """
+        tried = self.multiplier
+        if size > self._budget:
+            self._over = max(self._over, tried)
+        else:
+            self._under = min(self._under, tried)
+            if self.best is None or size > self.best[0]:
+                self.best = size, tried
+        room = self._budget * (1 - TOLERANCE / 4) - (size - lossy)
+        if not lossy or room <= 0:
+            return False
+        scale = lossy / sum(analysis.expected_bytes(tried * analysis.unit) for analysis in self._analyses)
+        following = multiplier_for_size(self._analyses, room, scale)
+        if not self._over < following < self._under:
+            # The size is no smooth function where few weights are sent at all: close in from both sides.
+            if not self._over or math.isinf(self._under):
+                following = tried * (1.1 if size > self._budget else 1 / 1.1)
+            else:
+                following = math.sqrt(self._over * self._under)
+        self.multiplier = following
+        return not (self._over and self._under / self._over < 1 + 1e-7)

@@ -8,7 +8,7 @@ costs, in eighth, quarter or half octaves, whichever costs least. The logarithms
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,51 @@ class Axis:
 
 @dataclass(frozen=True)
 class ScaleField:
-    """A fitted field; `log_sigma0` is the logarithm of the scale where both exponents are 0."""
+    """A fitted field.
+
+    Attributes
+    ----------
+    rows, columns : Axis
+    log_sigma0 : float
+        Logarithm of the scale where both exponents are 0.
+    row_logs, column_logs : float64
+        What the exponents round, in octaves; -inf for zeros. Of an axis that was left flat, what it would have been.
+    """
 
     rows: Axis
     columns: Axis
     log_sigma0: float
+    row_logs: NDArray[np.float64]
+    column_logs: NDArray[np.float64]
+
+    def aligned(self, offset: float, coarse: bool) -> ScaleField:
+        """The field rounded anew, `offset` (eighth octaves, -0.5 to 0.5) above what it is.
+
+        Classes are whole numbers; as the step changes, rows then pass from one class to the next one by one, not all
+        at once. With `coarse`, where a class more or less decides whether anything is sent, a flat row axis becomes
+        one that is not.
+        """
+        rows, columns = self.rows, self.columns
+        if coarse and not _varies(rows) and rows.exponents.size > 1:
+            rows = _rounded(self.row_logs, 0, offset)
+        elif _varies(rows):
+            rows = _rounded(self.row_logs, rows.shift, offset)
+        elif _varies(columns):
+            columns = _rounded(self.column_logs, columns.shift, offset)
+        return replace(self, rows=rows, columns=columns)
+
+
+def _varies(axis: Axis) -> bool:
+    live = axis.exponents[axis.exponents != ZERO]
+    return live.size > 0 and bool((live != live[0]).any())
+
+
+def _rounded(logs: NDArray[np.float64], shift: int, offset: float) -> Axis:
+    live = np.isfinite(logs)
+    reach = MAX_EXPONENT >> shift
+    index = np.zeros(logs.size, np.int64)
+    index[live] = np.clip(np.floor((PER_OCTAVE * logs[live] + offset) / (1 << shift) + 0.5), -reach, reach)
+    return Axis(np.where(live, index << shift, ZERO).astype(np.int32), shift)
 
 
 def _log_scale(power: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -162,6 +202,8 @@ def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
             Axis(np.full(m, ZERO, np.int32), 3) if use_rows else Axis.flat(m),
             Axis(np.full(n, ZERO, np.int32), 3) if use_columns else Axis.flat(n),
             0.0,
+            np.full(m, -np.inf),
+            np.full(n, -np.inf),
         )
     flat_log = 0.5 * math.log2(energy / (live_rows * live_columns))
     elements = live_rows * live_columns
@@ -186,7 +228,14 @@ def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
             mean_log += float(column_logs[np.isfinite(column_logs)].mean())
         if row_logs is None and column_logs is None:
             log_sigma0 = mean_log = flat_log
-        candidates.append((elements * mean_log + row_cost + column_cost, ScaleField(rows, columns, log_sigma0)))
+        field = ScaleField(
+            rows,
+            columns,
+            log_sigma0,
+            rows_only - flat_log if row_logs is None else row_logs - row_zero,
+            columns_only - flat_log if column_logs is None else column_logs - column_zero,
+        )
+        candidates.append((elements * mean_log + row_cost + column_cost, field))
 
     add(None, None)
     if use_rows:

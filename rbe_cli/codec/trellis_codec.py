@@ -65,8 +65,9 @@ class Encoding:
     def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor) -> None:
         """Start encoding at `step`."""
         self.analysis = analysis
-        matrix, field = analysis.matrix, analysis.field
+        matrix = analysis.matrix
         step = float(np.float32(step))
+        base, field = analysis.aligned(step)
         row_axis = scale_field.encode_axis(field.rows)
         column_axis = scale_field.encode_axis(field.columns)
         description = matrix.describe()
@@ -77,7 +78,7 @@ class Encoding:
             family=analysis.family,
             row_shaping=analysis.row_shaping,
             column_shaping=analysis.column_shaping,
-            base=math.floor(8 * (field.log_sigma0 - math.log2(step)) + 15.5),
+            base=base,
             step=step,
             grid=Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows),
             rms=analysis.rms,

@@ -38,7 +38,7 @@ from rbe_cli.errors import RBEError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
 
-_MAX_PASSES = 8
+_MAX_PASSES = 12
 #: Elements that may be under way at once beyond the tensor that is being waited for.
 _AHEAD = 1 << 22
 
@@ -234,30 +234,21 @@ class _Job:
         assert budget is not None
         analyses = [plan.analysis for plan in self.plans if plan.analysis is not None and plan.goal.kind == "shared"]
         shared = {plan.info.name for plan in self.plans if plan.goal.kind == "shared"}
-        scale, overhead, aim = 1.0, self._overhead(), rate_control.AIM
-        best: tuple[int, float] | None = None
-        while self.passes < _MAX_PASSES:
-            multiplier = rate_control.multiplier_for_size(analyses, budget * aim - overhead, scale)
-            if best is not None and best[1] == multiplier:
-                break
-            written = self._encode(multiplier)
-            if written.size <= budget and (best is None or written.size > best[0]):
-                best = written.size, multiplier
-            if budget * (1 - rate_control.TOLERANCE) <= written.size <= budget:
+        search = rate_control.SizeSearch(analyses, budget, self._overhead())
+        while True:
+            written = self._encode(search.multiplier)
+            if search.found(written.size):
                 return written
             lossy = sum(
                 tensor.bytes
                 for tensor in written.manifest.tensors
                 if tensor.method == "trellis" and tensor.name in shared
             )
-            overhead = written.size - lossy
-            if not lossy or overhead >= budget:
+            if not search.measured(written.size, lossy) or self.passes >= _MAX_PASSES:
                 break
-            scale = lossy / sum(analysis.expected_bytes(multiplier * analysis.unit) for analysis in analyses)
-            aim = 1 - rate_control.TOLERANCE / 4
-        if best is None:
+        if search.best is None:
             raise RBEError(self._out_of_reach(written.size))
-        return written if written.size == best[0] else self._encode(best[1])
+        return written if written.size == search.best[0] else self._encode(search.best[1])
 
     def _overhead(self) -> float:
         """Bytes that do not depend on the step: exact tensors, headers, the manifest. A guess, corrected later."""
