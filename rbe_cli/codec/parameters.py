@@ -19,8 +19,10 @@ _BY_COLUMNS = 1
 #: Shaping exponents are this many to one.
 SHAPING_UNIT = 16
 _FAMILIES = 3
-#: Highest identifiers; which transforms work on blocks; and how large these may be.
-_STRUCTURES, _TRANSFORMS = 1, 3
+#: Names of the structures and transforms; the place in the list is the identifier in the parameters.
+STRUCTURES = ("none", "lowrank")
+TRANSFORMS = ("none", "dct", "dwt", "klt")
+#: Which transforms work on blocks, and how large these may be.
 _BLOCKWISE = (1, 2)
 _LARGEST_BLOCK = 4096
 
@@ -104,7 +106,7 @@ class Parameters:
             structure, transform, flags, log_states, family, row_shaping, column_shaping, levels, base, block,
             step, rows, height, width, rms, nrmse, row_bytes, column_bytes,
         ) = _LAYOUT.unpack_from(data)  # fmt: skip
-        if structure > _STRUCTURES or transform > _TRANSFORMS or flags & ~_BY_COLUMNS:
+        if structure >= len(STRUCTURES) or transform >= len(TRANSFORMS) or flags & ~_BY_COLUMNS:
             raise Damage("parameters ask for what this version does not have")
         if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
             raise Damage("parameters are out of range")

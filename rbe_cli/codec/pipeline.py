@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS, Parameters
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.structure import STRUCTURES, LowRank
+from rbe_cli.codec.structure import LowRank
 from rbe_cli.codec.tiles import Tile
-from rbe_cli.codec.transform import TRANSFORMS, Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
+from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.errors import Damage
 
 #: Widest matrix a Karhunen-Loeve basis is sent for.

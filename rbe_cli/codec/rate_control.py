@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rbe_cli.codec.trellis_codec import Analysis
+from rbe_cli.codec.analysis import Analysis
 
 #: A result may be this much smaller than what was asked, relative.
 TOLERANCE = 0.004

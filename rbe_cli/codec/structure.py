@@ -19,8 +19,6 @@ from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
 
-#: Names of the structures; the place in the list is the identifier in the parameters.
-STRUCTURES = ("none", "lowrank")
 MAX_RANK = 64
 _HEAD = struct.Struct("<HH")
 _OVERSAMPLING = 8

@@ -99,11 +99,11 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
         if analysis is not None:
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = analysis.of_tensor(plain)
-            found.append((_expected(analysis, wish.nrmse) * (1 + _WORTH), name, analysis))
+            found.append((_expected(analysis, wish.nrmse), name, analysis))
     if wish.transform not in ("auto", "none") and len(found) > 1:
         found = [found[1], found[0]]
     else:
-        found.sort(key=lambda item: item[0])
+        found.sort(key=lambda item: item[0] * (1 if item[1] == "none" else 1 + _WORTH))
 
     def gain(item: tuple[float, str, Analysis]) -> float:
         return metrics.DB_PER_BIT * 8 * (size - item[0]) / (matrix.rows * matrix.columns)

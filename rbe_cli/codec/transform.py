@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 
 from rbe_cli.kernels.products import multiply_left, multiply_right
 
-#: Names of the transforms; the place in the list is the identifier in the parameters.
-TRANSFORMS = ("none", "dct", "dwt", "klt")
-
 
 class Transform(Protocol):
     """What a residual can be coded in.
@@ -141,7 +138,7 @@ def dct_matrix(n: int) -> NDArray[np.float32]:
     u, i = np.mgrid[:n, :n]
     matrix = math.sqrt(2 / n) * np.cos(math.pi * ((2 * i + 1) * u % (4 * n)) / (2 * n))
     matrix[0] /= math.sqrt(2)
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 @cache
@@ -171,4 +168,4 @@ def dwt_matrix(n: int, levels: int) -> NDArray[np.float32]:
         length -= half
         if length < 2:
             break
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)

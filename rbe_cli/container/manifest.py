@@ -24,6 +24,28 @@ _MAX_SIZE = 256 << 20
 
 
 @dataclass(frozen=True)
+class ChoiceEntry:
+    """Which structure or transform a tensor is coded with, and what that is worth.
+
+    Attributes
+    ----------
+    name : str
+        `none`, `dct`, `dwt`, `klt`, `lowrank`, ...
+    gain_db : float
+        What it saves against `none`, as dB of SNR at the same size, by forecast.
+    runner_up : str
+        The best of the others that were tried; empty if none was.
+    runner_up_db : float
+        What that one would have gained.
+    """
+
+    name: str
+    gain_db: float
+    runner_up: str
+    runner_up_db: float
+
+
+@dataclass(frozen=True)
 class TensorEntry:
     """One tensor.
 
@@ -37,6 +59,8 @@ class TensorEntry:
         Measured on the decoded weights; 0 when exact.
     source : int
         Which of the source files it belongs to.
+    choice : ChoiceEntry or None
+        For lossy tensors.
     """
 
     name: str
@@ -47,6 +71,7 @@ class TensorEntry:
     rmse: float
     nrmse: float
     source: int
+    choice: ChoiceEntry | None = None
 
     @property
     def elements(self) -> int:
@@ -209,7 +234,11 @@ def _round(value: float) -> float:
 
 
 def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
-    return {
+    choice = tensor.choice
+    chosen: list[Any] = []
+    if choice is not None:
+        chosen = [choice.name, _round(choice.gain_db), choice.runner_up, _round(choice.runner_up_db)]
+    return ({"choice": chosen} if chosen else {}) | {
         "name": tensor.name,
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
@@ -230,9 +259,13 @@ def _tensor_from_json(value: Any) -> TensorEntry:
     rmse, nrmse = float(value["rmse"]), float(value["nrmse"])
     if not (math.isfinite(rmse) and rmse >= 0 and nrmse >= 0):
         raise ValueError
+    choice = None
+    if "choice" in value:
+        name, gain, runner_up, runner_up_gain = value["choice"]
+        choice = ChoiceEntry(_text(name), float(gain), _text(runner_up), float(runner_up_gain))
     return TensorEntry(
         _text(value["name"]), value["dtype"], shape, _text(value["method"]), _count(value["bytes"]), rmse, nrmse,
-        _count(value["source"]),
+        _count(value["source"]), choice,
     )  # fmt: skip
 
 

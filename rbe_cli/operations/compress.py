@@ -27,6 +27,7 @@ from rbe_cli.container.manifest import (
     CARRIED,
     NAME,
     SAME_AS,
+    ChoiceEntry,
     FileEntry,
     LayerEntry,
     Manifest,
@@ -388,7 +389,17 @@ class _Job:
             # The part of the file that belongs to no tensor is counted with the first.
             own = tensor.size() + (common if i == 0 else 0)
             entries.append(
-                TensorEntry(tensor.name, tensor.dtype, tensor.shape, method, own, error.rmse, error.nrmse, plan.shard)
+                TensorEntry(
+                    tensor.name,
+                    tensor.dtype,
+                    tensor.shape,
+                    method,
+                    own,
+                    error.rmse,
+                    error.nrmse,
+                    plan.shard,
+                    _choice_entry(plan.choice) if tensor.codec == "trellis" else None,
+                )
             )
         with path.open("rb") as handle:
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -401,6 +412,12 @@ class _Job:
             shutil.copyfile(path, target)
             with target.open("rb") as handle:
                 yield FileEntry(relative, target.stat().st_size, hashlib.file_digest(handle, "sha256").hexdigest())
+
+
+def _choice_entry(choice: Choice | None) -> ChoiceEntry | None:
+    if choice is None:
+        return None
+    return ChoiceEntry(choice.name, choice.gain_db, choice.runner_up, choice.runner_up_db)
 
 
 def _with_errors_of_identical(layers: list[LayerEntry]) -> list[LayerEntry]:
