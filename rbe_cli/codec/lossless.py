@@ -55,12 +55,17 @@ def _rotated(dtype: str) -> bool:
 
 
 def _encode_chunk(raw: NDArray[np.uint8], dtype: str, store: bool) -> bytes:
+    return b"".join(_encode_plane(plane, store) for plane in planes(raw, dtype))
+
+
+def planes(raw: NDArray[np.uint8], dtype: str) -> list[NDArray[np.uint8]]:
+    """The bytes of some elements apart by their place in the element, each of which is coded alone."""
     width = _width(dtype)
     elements = np.ascontiguousarray(raw).view(f"<u{width}")
     if _rotated(dtype):
         elements = (elements << np.array(1, elements.dtype)) | (elements >> np.array(8 * width - 1, elements.dtype))
-    planes = elements.view(np.uint8).reshape(-1, width)
-    return b"".join(_encode_plane(np.ascontiguousarray(planes[:, p]), store) for p in range(width))
+    table = elements.view(np.uint8).reshape(-1, width)
+    return [np.ascontiguousarray(table[:, p]) for p in range(width)]
 
 
 def _encode_plane(plane: NDArray[np.uint8], store: bool) -> bytes:
@@ -79,14 +84,14 @@ def _encode_plane(plane: NDArray[np.uint8], store: bool) -> bytes:
 
 def _decode_chunk(chunk: bytes, size: int, dtype: str) -> NDArray[np.uint8]:
     width = _width(dtype)
-    planes = np.empty((size // width, width), np.uint8)
+    table = np.empty((size // width, width), np.uint8)
     at = 0
     for p in range(width):
         plane, at = _decode_plane(chunk, at, size // width)
-        planes[:, p] = plane
+        table[:, p] = plane
     if at != len(chunk):
         raise Damage("lossless chunk is too long")
-    elements = planes.view(f"<u{width}").ravel()
+    elements = table.view(f"<u{width}").ravel()
     if _rotated(dtype):
         elements = (elements >> np.array(1, elements.dtype)) | (elements << np.array(8 * width - 1, elements.dtype))
     return elements.view(np.uint8)

@@ -7,9 +7,10 @@ without encoding; what a pass of the encoder then measures corrects it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.source import Domain
 
 #: A result may be this much smaller than what was asked, relative.
 TOLERANCE = 0.004
@@ -19,6 +20,39 @@ AIM = 0.9985
 AIM_ERROR = 0.9995
 _LOG_RANGE = (-26.0, 8.0)
 _BISECTIONS = 60
+
+
+class Forecast(Protocol):
+    """What is known of a tensor before it has a step.
+
+    Attributes
+    ----------
+    matrix : Domain
+        What is coded.
+    unit : float
+        Steps are multiples of it.
+    rms, energy : float
+        Of the tensor.
+    largest : float
+        Largest number to be quantised.
+    """
+
+    @property
+    def matrix(self) -> Domain: ...  # noqa: D102
+    @property
+    def unit(self) -> float: ...  # noqa: D102
+    @property
+    def rms(self) -> float: ...  # noqa: D102
+    @property
+    def energy(self) -> float: ...  # noqa: D102
+    @property
+    def largest(self) -> float: ...  # noqa: D102
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunks at a step."""
+
+    def expected_error(self, step: float) -> float:
+        """Sum of squared errors at a step."""
 
 
 def _bisect(too_large: Callable[[float], bool]) -> float:
@@ -33,7 +67,7 @@ def _bisect(too_large: Callable[[float], bool]) -> float:
     return high
 
 
-def multiplier_for_size(analyses: list[Analysis], size: float, scale: float = 1.0) -> float:
+def multiplier_for_size(analyses: Sequence[Forecast], size: float, scale: float = 1.0) -> float:
     """The multiplier with which the forecast size, times `scale`, is `size` bytes.
 
     `scale` is what an earlier pass measured over what was forecast for it.
@@ -41,7 +75,7 @@ def multiplier_for_size(analyses: list[Analysis], size: float, scale: float = 1.
     return math.exp2(_bisect(lambda m: scale * sum(a.expected_bytes(m * a.unit) for a in analyses) > size))
 
 
-def multiplier_for_error(analysis: Analysis, nrmse: float) -> float:
+def multiplier_for_error(analysis: Forecast, nrmse: float) -> float:
     """The multiplier with which one tensor's forecast relative error is `nrmse`."""
     wanted = nrmse * nrmse * analysis.energy
     # The error grows with the step, so look for the largest multiplier that is good enough.
@@ -68,7 +102,7 @@ class SizeSearch:
 
     Parameters
     ----------
-    analyses : list of Analysis
+    analyses : sequence of Forecast
         Of the tensors that share the multiplier.
     budget : float
         Bytes everything may take.
@@ -83,7 +117,7 @@ class SizeSearch:
         Size and multiplier of the best measured so far that is within the budget.
     """
 
-    def __init__(self, analyses: list[Analysis], budget: float, overhead: float) -> None:
+    def __init__(self, analyses: Sequence[Forecast], budget: float, overhead: float) -> None:
         self._analyses = analyses
         self._budget = budget
         self._over, self._under = 0.0, math.inf

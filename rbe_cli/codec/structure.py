@@ -19,13 +19,17 @@ from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
 
-MAX_RANK = 64
+#: Largest rank in a file, and the largest that is looked for under a residual.
+MAX_RANK = 1024
+_RANK_UNDER_RESIDUAL = 64
 _HEAD = struct.Struct("<HH")
 _OVERSAMPLING = 8
 _ITERATIONS = 3
 _MAX_EXPONENT = 1024
-#: Bits a coded factor element costs above the rate-distortion bound, all side information counted.
-_FACTOR_OVERHEAD = 0.25
+#: Bits a factor element costs above the rate-distortion bound, all side information counted.
+_FACTOR_OVERHEAD = 0.1
+#: Squared error of the trellis quantiser at a fine step, in squared steps.
+STEP_POWER = 0.26
 
 
 class LowRank:
@@ -77,13 +81,21 @@ class LowRank:
 def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:
     """The low-rank part that saves most bits of float32[m, n] at any fine enough step; None if none saves any."""
     m, n = w.shape
-    most = min(MAX_RANK, min(m, n) // 4)
+    most = min(_RANK_UNDER_RESIDUAL, min(m, n) // 4)
     if most < 1:
         return None
-    values, vectors = _leading(w, most)
+    values, vectors = leading(w, most)
     rank, step = _best_rank(values, float(np.einsum("ij,ij->", w, w, dtype=np.float64)), m, n)
     if not rank:
         return None
+    return encode_low_rank(w, values, vectors, rank, step)
+
+
+def encode_low_rank(
+    w: NDArray[np.float32], values: NDArray[np.float64], vectors: NDArray[np.float64], rank: int, step: float
+) -> LowRank:
+    """The first `rank` components of float32[m, n], their factors quantised with a step, as they are decoded."""
+    m, n = w.shape
     exponents = np.round(8 * np.log2(values[:rank])).astype(np.int32)
     # On a grid, so that the last bits of a library's arithmetic do not reach the file.
     v = np.ascontiguousarray(np.round(vectors[:, :rank] * 2**14) / 2**14, np.float32)
@@ -95,7 +107,7 @@ def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:
     return LowRank.unpack(data, m, n)[0]
 
 
-def _leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leading singular values and right singular vectors, by subspace iteration (Halko et al., SIAM Rev. 53, 2011)."""
     rng = np.random.default_rng(0)
     width = min(count + _OVERSAMPLING, *w.shape)
@@ -129,6 +141,5 @@ def _best_rank(values: NDArray[np.float64], energy: float, m: int, n: int) -> tu
             power = values[:rank] ** 2 / size
             bits += float(size * (np.maximum(0.5 * np.log2(power / step_power), 0) + _FACTOR_OVERHEAD).sum())
         if bits < best:
-            # The trellis's squared error is about 0.26 squared steps.
-            best, choice = bits, (rank, math.sqrt(step_power / 0.26))
+            best, choice = bits, (rank, math.sqrt(step_power / STEP_POWER))
     return choice

@@ -38,15 +38,16 @@ class Grid:
     width: int
 
     @classmethod
-    def of(cls, rows: int, columns: int, alignment: int = 1, whole_rows: bool = False) -> Grid:
-        """The cut the encoder uses: heights are multiples of `alignment`, rows whole if they have to be.
+    def of(cls, rows: int, columns: int, alignment: int = 1, whole_rows: bool = False, tile: int = TILE) -> Grid:
+        """The cut the encoder uses: heights are multiples of `alignment`, rows whole if they have to be, tiles of
+        about `tile` elements.
 
         >>> Grid.of(384, 384).height, len(Grid.of(384, 384))
         (128, 3)
         """
         if columns > LONG_ROW and not whole_rows:
             return cls(rows, columns, 1, TILE)
-        least = max(1, TILE // max(columns, 1))
+        least = max(1, tile // max(columns, 1))
         # Tiles of nearly equal height: the lanes of the encoder run side by side, as long as the longest of them.
         pieces = max(1, -(-rows // least))
         height = -(-max(1, -(-rows // pieces)) // alignment) * alignment

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.codec import lossless, tensor_codec
-from rbe_cli.codec.tensor_codec import TileDecoder
+from rbe_cli.codec.tensor_codec import Decoder
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.headers import check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
@@ -70,16 +70,19 @@ class StoredTensor:
             return self._chunks()
         return self._tiles()
 
-    def tiles(self) -> tuple[TileDecoder, Grid]:
-        """The decoder and the grid of a trellis-coded tensor; `stream` gives what the decoder takes."""
+    def tiles(self) -> tuple[Decoder, Grid]:
+        """The decoder and the grid of a lossily coded tensor; `stream` gives what the decoder takes."""
+        record = self.record
         with located(self.where):
-            decoder, grid = tensor_codec.open_tensor(self.file.chunk(self.record.first_chunk), self.record.shape)
-        if self.record.chunks != 1 + len(grid):
+            decoder, grid = tensor_codec.open_tensor(self.file.chunk(record.first_chunk), record.shape, record.codec)
+        if record.chunks != 1 + (0 if record.codec == "lowrank" else len(grid)):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
         return decoder, grid
 
     def stream(self, index: int) -> bytes:
-        """The bytes of tile `index`, checked against their CRC."""
+        """The bytes of tile `index`, checked against their CRC; none where a tensor is all in its first chunk."""
+        if self.record.codec == "lowrank":
+            return b""
         return self.file.chunk(self.record.first_chunk + 1 + index)
 
     def _tiles(self) -> Iterator[Piece]:
@@ -89,7 +92,7 @@ class StoredTensor:
         for i, tile in enumerate(grid):
             yield Piece(tile.size, self._tile_job(decoder, self.stream(i), tile))
 
-    def _tile_job(self, decoder: TileDecoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
+    def _tile_job(self, decoder: Decoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:
             with located(self.where):
                 weights = decoder.decode(stream, tile)

@@ -29,7 +29,8 @@ MAGIC = b"\x93RBE\r\n\x1a\n"
 VERSION = 1
 MAX_HEADER = 16 << 20
 #: How a tensor's chunks are to be read; `same` has none and stands for the tensor named in `as`.
-CODECS = ("trellis", "lossless", "same")
+LOSSY = ("trellis", "sparse", "lowrank")
+CODECS = (*LOSSY, "lossless", "same")
 _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
@@ -187,7 +188,7 @@ class LayerFile:
             and dtypes.count(tuple(shape)) < 1 << 60
             and type(chunks) is int
             and 0 <= chunks <= len(self._lengths) - at
-            and (codec != "trellis" or chunks > 0)
+            and (codec not in LOSSY or chunks > 0)
             and (codec != "same" or chunks == 0)
         )
         if not good:

@@ -65,13 +65,19 @@ class Settings:
         0 (fast) to 9 (best): how long the encoder searches. The files decode alike.
     transform : str
         `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed.
+    structure_only : bool
+        No coded residual: low rank, or sparse blocks of `dct` or `dwt` with the 8 basis functions. More error at the
+        same size, but a layer that runs without forming its weights.
     k, block : int
         Levels of the wavelet; size of the blocks of `dct` and `dwt`.
     threshold : float
-        Structured coefficients below this times the RMS are not stored. Recorded; nothing has such coefficients yet.
+        Without a coded residual, coefficients below this times the RMS are not stored.
     overrides : tuple of str
         `REGEX=GOAL` for tensors whose name the expression matches (the first that does): `bits:6`, `nrmse:0.01`,
         `lossless`, or `skip` (left exactly as it is, not even entropy-coded).
+    include, exclude : tuple of str
+        Regular expressions: only tensors whose name one of `include` finds, and none of `exclude`, are approximated;
+        the others are kept exactly. No `include` is all.
     jobs : int
         Threads; the bytes do not depend on it. 0: one per core.
     """
@@ -85,10 +91,13 @@ class Settings:
     objective: str = "balanced"
     effort: int = DEFAULT_EFFORT
     transform: str = "auto"
+    structure_only: bool = False
     k: int = 5
     block: int = 128
     threshold: float = 0.01
     overrides: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     jobs: int = 0
     _overrides: list[tuple[re.Pattern[str], Goal]] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -115,6 +124,12 @@ class Settings:
             raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
         if self.transform not in TRANSFORM_CHOICES:
             raise UsageError(f"--transform must be one of {', '.join(TRANSFORM_CHOICES)}, not {self.transform!r}")
+        for name in ("include", "exclude"):
+            for pattern in getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise UsageError(f"--{name} {pattern!r}: not a regular expression ({error})") from None
         object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
 
     @property
@@ -132,13 +147,19 @@ class Settings:
         for pattern, goal in self._overrides:
             if pattern.search(name):
                 return goal
-        if self.lossless:
+        if self.lossless or not self._chosen(name):
             return EXACT
         if self.nrmse is not None:
             return Goal("nrmse", self.nrmse)
         if self.rmse is not None:
             return Goal("nrmse", min(self.rmse / rms, 1.0)) if rms else EXACT
         return Goal("shared")
+
+    def _chosen(self, name: str) -> bool:
+        """Whether `include` and `exclude` let a tensor be approximated."""
+        if self.include and not any(re.search(pattern, name) for pattern in self.include):
+            return False
+        return not any(re.search(pattern, name) for pattern in self.exclude)
 
     def shaping(self, name: str) -> tuple[int, int]:
         """Gr and gc of a tensor, in sixteenths."""

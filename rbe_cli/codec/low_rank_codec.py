@@ -1,0 +1,131 @@
+"""Structure only, low rank: a matrix as the product of two quantised factors, and nothing else.
+
+The one chunk is HEAD, then the stored form of `rbe_cli.codec.structure.LowRank`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from concurrent.futures import Executor, Future
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure import STEP_POWER, LowRank, encode_low_rank, leading
+from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.errors import Damage
+
+#: rows, rms, nrmse
+HEAD = struct.Struct("<Qff")
+_MOST = 256
+#: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
+#: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
+_OVERHEAD = -0.05
+
+
+class LowRankAnalysis:
+    """The leading singular values of a matrix, before there is a step; the same face as `Analysis`.
+
+    A component is kept where it takes away more squared error than its bits are worth at the step.
+
+    Attributes
+    ----------
+    unit, rms : float
+        The root mean square; steps are multiples of it.
+    energy, largest : float
+    """
+
+    def __init__(self, matrix: Matrix, energy: float) -> None:
+        self.matrix = matrix
+        self.energy = energy
+        self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
+        count = min(_MOST, max(1, min(matrix.rows, matrix.columns) // 2))
+        self._values, self._vectors = leading(matrix.band(0, matrix.rows), count)
+        self.largest = float(self._values[0])
+
+    def _components(self, step: float) -> tuple[int, float, float]:
+        """How many components are kept, their bits, and the squared error of all."""
+        m, n = self.matrix.rows, self.matrix.columns
+        power = STEP_POWER * step * step
+        squares = self._values**2
+        bits = np.zeros(squares.size)
+        for size in (m, n):
+            rate = np.maximum(0.5 * np.log2(np.maximum(squares / size / power, 1e-30)), 0) + _OVERHEAD
+            bits += size * rate
+        worth = squares - power * (m + n) > 2 * math.log(2) * power * bits
+        kept = int(np.argmin(worth)) if not worth.all() else worth.size
+        error = self.energy - float(squares[:kept].sum()) + kept * (m + n) * power
+        return kept, float(bits[:kept].sum()), error
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunk at a step."""
+        kept, bits, _ = self._components(step)
+        return bits / 8 + HEAD.size + 140 + 2 * kept
+
+    def expected_error(self, step: float) -> float:
+        """Sum of squared errors at a step."""
+        return self._components(step)[2]
+
+    def encode(self, step: float) -> Encoded:
+        """Code the factors with a step; at least one component is kept."""
+        started = time.thread_time_ns()
+        rank = max(self._components(step)[0], 1)
+        matrix = self.matrix
+        low_rank = encode_low_rank(matrix.band(0, matrix.rows), self._values, self._vectors, rank, step)
+        decoder = LowRankDecoder(low_rank)
+        error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
+        head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))
+        return Encoded([head + low_rank.data], error, time.thread_time_ns() - started)
+
+
+class LowRankEncoding:
+    """A tensor that is being encoded with a step; `result` waits for it."""
+
+    def __init__(self, analysis: LowRankAnalysis, step: float, executor: Executor) -> None:
+        self._future: Future[Encoded] = executor.submit(analysis.encode, step)
+
+    def result(self) -> Encoded:
+        """Wait for the chunk."""
+        return self._future.result()
+
+
+class LowRankDecoder:
+    """Weights of any rows of a low-rank tensor."""
+
+    def __init__(self, low_rank: LowRank) -> None:
+        self.low_rank = low_rank
+
+    def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
+        """Weights of a tile, float32[rows, columns]. There is no stream: pass b""."""
+        del stream
+        w = np.zeros((tile.bottom - tile.top, tile.right), np.float32)
+        self.low_rank.add(w, tile.top)
+        return w[:, tile.left :]
+
+
+def row_bands(matrix: Matrix) -> Grid:
+    """The tiles a low-rank tensor is worked through in."""
+    return Grid.of(matrix.rows, matrix.columns, whole_rows=True)
+
+
+def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid, float, float]:
+    """Read the chunk: decoder, grid, and rms and nrmse as they were measured. Raises Damage."""
+    rows, rms, nrmse = unpack_head(first_chunk, elements)
+    low_rank, used = LowRank.unpack(first_chunk[HEAD.size :], rows, elements // rows)
+    if HEAD.size + used != len(first_chunk):
+        raise Damage("low rank tensor is too long")
+    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True), rms, nrmse
+
+
+def unpack_head(first_chunk: bytes, elements: int) -> tuple[int, float, float]:
+    """Rows, rms and nrmse of the chunk. Raises Damage."""
+    if len(first_chunk) < HEAD.size:
+        raise Damage("low rank tensor is cut short")
+    rows, rms, nrmse = HEAD.unpack_from(first_chunk)
+    if rows < 1 or elements < 1 or elements % rows or not (math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+        raise Damage("head of a low rank tensor makes no sense")
+    return rows, rms, nrmse

@@ -1,0 +1,320 @@
+"""Structure only, block by block: the basis functions and the few coefficients that matter. No symbol per element.
+
+    w = sum_j q_j B_j + T^-1(sparse)        per block of block x block, T a DCT or DWT
+
+The functions are not orthogonal to T, so weights and coefficients are fitted together: the weights by a robust fit for
+which the few large coefficients are outliers, the coefficients from what that leaves. All numbers are multiples of one
+step.
+
+A tensor's first chunk is HEAD; then one chunk per tile, `rbe_cli.kernels.block_code`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.basis import orthonormal, scan_order
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.transform import Blockwise, effective_levels
+from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.errors import Damage
+from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
+
+#: transform (1 dct, 2 dwt), levels, basis functions or not, 0, block, 0, step, rms, nrmse, rows, tile height
+HEAD = struct.Struct("<BBBBHHfffQI")
+_KINDS = {"dct": 1, "dwt": 2}
+#: A coefficient smaller than this many steps costs more bits than it is worth.
+_DEAD_ZONE = 1.15
+#: Coefficients of a block that the fit of the weights looks at; how often it is sharpened, and by what factor.
+_LEVERAGE = 1536
+_SHARPENINGS = 40
+_SHARPER = 0.6
+_LARGEST_BLOCK = 1024
+#: Elements of a tile: large, since there is little in it, and the coder has to learn.
+_TILE = 1 << 21
+_MAX_INDEX = 1 << 28
+
+
+@dataclass(frozen=True)
+class SparseForm:
+    """Everything but the numbers: block, transform, and the cut into tiles."""
+
+    kind: str
+    block: int
+    levels: int
+    with_basis: bool
+    grid: Grid
+
+    def pack(self, step: float, rms: float, nrmse: float) -> bytes:
+        """The first chunk."""
+        return HEAD.pack(
+            _KINDS[self.kind], self.levels, self.with_basis, 0, self.block, 0, step, rms, nrmse,
+            self.grid.rows, self.grid.height,
+        )  # fmt: skip
+
+    def blocks(self, tile: Tile) -> list[Tile]:
+        """The blocks of a tile, by rows."""
+        b = self.block
+        return [
+            Tile(top, min(top + b, tile.bottom), left, min(left + b, tile.right))
+            for top in range(tile.top, tile.bottom, b)
+            for left in range(tile.left, tile.right, b)
+        ]
+
+    def functions(self, block: Tile) -> NDArray[np.float64]:
+        """Orthonormal basis functions of a block, float64[b, area]; none if the form has none."""
+        height, width = block.bottom - block.top, block.right - block.left
+        return orthonormal(height, width) if self.with_basis else np.zeros((0, height * width))
+
+    def transform(self) -> Blockwise:
+        """The transform of its blocks."""
+        return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
+
+
+def sparse_form(matrix: Matrix, kind: str, block: int, levels: int, with_basis: bool) -> SparseForm:
+    """The form an encoder uses for a matrix."""
+    block = min(block, _LARGEST_BLOCK)
+    grid = Grid.of(matrix.rows, matrix.columns, block, whole_rows=True, tile=_TILE)
+    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, with_basis, grid)
+
+
+class SparseAnalysis:
+    """A matrix fitted block by block, before there is a step; the same face as `Analysis`.
+
+    Attributes
+    ----------
+    unit, rms : float
+        The root mean square; steps are multiples of it.
+    energy : float
+    largest : float
+        Of all numbers to be sent.
+    """
+
+    def __init__(self, matrix: Matrix, form: SparseForm, energy: float, threshold: float) -> None:
+        self.matrix = matrix
+        self.form = form
+        self.energy = energy
+        self.rms = math.sqrt(energy / (matrix.rows * matrix.columns))
+        self.unit = self.rms
+        self.threshold = threshold * self.rms
+        self.coefficients = np.empty((matrix.rows, matrix.columns), np.float32)
+        transform = form.transform()
+        for tile in form.grid:
+            self.coefficients[tile.top : tile.bottom] = transform.forward(matrix.band(tile.top, tile.bottom))
+        self.weights = [self._fit(form.blocks(tile)) for tile in form.grid]
+        left = np.abs(self.remainders(self.weights, 1.0))
+        self.largest = max(float(left.max(initial=0.0)), *(float(np.abs(w).max(initial=0)) for w in self.weights))
+        # Sorted from the largest: how many are above a step, their logarithms and their energy.
+        top = np.sort(left[left > 1e-7 * self.rms].ravel())[::-1].astype(np.float64)
+        self._sorted = top[::-1]
+        self._energy_above = np.concatenate(([0.0], np.cumsum(top**2)))
+        self._logs_above = np.concatenate(([0.0], np.cumsum(np.log2(top))))
+        self._left_energy = float(np.einsum("ij,ij->", left, left, dtype=np.float64))
+        self._weight_logs = np.log2(np.abs(np.concatenate([w.ravel() for w in self.weights])) + 1e-30)
+        self._areas = matrix.rows * matrix.columns
+
+    def _fit(self, blocks: list[Tile]) -> NDArray[np.float64]:
+        """Weights of the basis functions of some blocks, float64[blocks, b]."""
+        if not self.form.with_basis:
+            return np.zeros((len(blocks), 0))
+        weights = np.zeros((len(blocks), 8))
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for i, block in enumerate(blocks):
+            by_shape.setdefault((block.bottom - block.top, block.right - block.left), []).append(i)
+        for shape, members in by_shape.items():
+            a = self._transformed(shape)
+            y = np.stack([self._block(self.coefficients, blocks[i]).ravel() for i in members]).astype(np.float64)
+            weights[members, : a.shape[0]] = _robust_weights(y, a)
+        return weights
+
+    def _transformed(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """The basis functions in the transform domain, float64[b, area]."""
+        b = orthonormal(*shape)
+        transform = Blockwise(self.form.kind, self.form.block, self.form.levels, shape[1])
+        return np.stack([transform.forward(f.reshape(shape).astype(np.float32)).ravel() for f in b]).astype(np.float64)
+
+    @staticmethod
+    def _block(values: NDArray[np.float32], block: Tile) -> NDArray[np.float32]:
+        return values[block.top : block.bottom, block.left : block.right]
+
+    def remainders(self, weights: list[NDArray[np.float64]], step: float) -> NDArray[np.float32]:
+        """Coefficients less what weights x step of the basis functions account for."""
+        left = self.coefficients.copy()
+        if not self.form.with_basis:
+            return left
+        for tile, tile_weights in zip(self.form.grid, weights, strict=True):
+            for block, own in zip(self.form.blocks(tile), tile_weights, strict=True):
+                shape = (block.bottom - block.top, block.right - block.left)
+                a = self._transformed_cached(shape)
+                self._block(left, block)[...] -= (own[: a.shape[0]] * step @ a).reshape(shape).astype(np.float32)
+        return left
+
+    def _transformed_cached(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+        cache: dict[tuple[int, int], NDArray[np.float64]] = self.__dict__.setdefault("_cache", {})
+        if shape not in cache:
+            cache[shape] = self._transformed(shape)
+        return cache[shape]
+
+    def _kept(self, step: float) -> int:
+        limit = max(_DEAD_ZONE * step, self.threshold)
+        return int(self._sorted.size - np.searchsorted(self._sorted, limit))
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunks at a step."""
+        kept = self._kept(step)
+        log_step = math.log2(step)
+        bits = float(np.maximum(self._weight_logs - log_step + 2.5, 0.3).sum())
+        if kept:
+            bits += self._logs_above[kept] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
+        return bits / 8 + len(self.form.grid) * 6 + HEAD.size
+
+    def expected_error(self, step: float) -> float:
+        """Sum of squared errors at a step."""
+        kept = self._kept(step)
+        rounding = (kept + self._weight_logs.size) * step * step / 12
+        error: float = self._left_energy - float(self._energy_above[kept]) + rounding
+        return error
+
+
+def _robust_weights(y: NDArray[np.float64], a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights q that leave most of y - q a small, for y float64[blocks, area] and a float64[b, area] orthonormal.
+
+    Iteratively reweighted least squares with the weights of Geman and McClure, made sharper step by step down to the
+    level of the noise (graduated non-convexity, Blake and Zisserman 1987), so that the few large coefficients that
+    belong to the sparse part have no say. Only the rows in which the functions show are looked at.
+    """
+    rows = np.argsort(-np.abs(a).max(axis=0), kind="stable")[:_LEVERAGE]
+    part, seen = np.ascontiguousarray(a[:, rows]), y[:, rows]
+    q = y @ a.T
+    scale = np.abs(seen).max(axis=1, initial=1e-30)
+    for _ in range(_SHARPENINGS):
+        left = seen - q @ part
+        noise = 2 * np.median(np.abs(left), axis=1)
+        trust = np.maximum(scale, np.maximum(noise, 1e-30))[:, None]
+        weight = (trust**2 / (trust**2 + left**2)) ** 2
+        gram = np.einsum("ki,bi,li->bkl", part, weight, part, optimize=True)
+        moments = (seen * weight) @ part.T
+        gram += 1e-12 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(part.shape[0])
+        q = np.linalg.solve(gram, moments[:, :, None])[:, :, 0]
+        scale *= _SHARPER
+    return np.asarray(q, np.float64)
+
+
+class SparseEncoding:
+    """A tensor that is being encoded with a step; `result` waits for it."""
+
+    def __init__(self, analysis: SparseAnalysis, step: float, executor: Executor) -> None:
+        self.analysis = analysis
+        self.step = float(np.float32(step))
+        self._future: Future[Encoded] = executor.submit(self._encode)
+
+    def result(self) -> Encoded:
+        """Wait for the chunks."""
+        return self._future.result()
+
+    def _encode(self) -> Encoded:
+        started = time.thread_time_ns()
+        analysis, form, step = self.analysis, self.analysis.form, self.step
+        weights = [np.round(w / step) for w in analysis.weights]
+        left = analysis.remainders(weights, step)
+        limit = max(_DEAD_ZONE * step, analysis.threshold)
+        indices = np.where(np.abs(left) > limit, np.round(left / step), 0).astype(np.int32)
+        chunks, error = [b""], 0.0
+        decoder = SparseDecoder(form, step)
+        for tile, tile_weights in zip(form.grid, weights, strict=True):
+            chunks.append(_encode_tile(form, tile, tile_weights.astype(np.int32), indices))
+            error += analysis.matrix.squared_error(decoder.decode(chunks[-1], tile), tile)
+        chunks[0] = form.pack(step, analysis.rms, math.sqrt(error / analysis.energy))
+        return Encoded(chunks, error, time.thread_time_ns() - started)
+
+
+def _encode_tile(form: SparseForm, tile: Tile, weights: NDArray[np.int32], indices: NDArray[np.int32]) -> bytes:
+    counts, places, values, own = [], [], [], []
+    for block, row in zip(form.blocks(tile), weights, strict=True):
+        shape = (block.bottom - block.top, block.right - block.left)
+        scanned = indices[block.top : block.bottom, block.left : block.right].ravel()[scan_order(*shape)]
+        at = np.flatnonzero(scanned)
+        counts.append(at.size)
+        places.append(at)
+        values.append(scanned[at])
+        own.append(row)
+    total = sum(counts)
+    numbers = weights.size + len(counts) + 2 * total
+    out = np.zeros(16 * numbers + 64, np.uint8)
+    used = encode_blocks(
+        np.stack(own).astype(np.int32),
+        np.array(counts, np.int32),
+        np.concatenate(places).astype(np.int32),
+        np.concatenate(values).astype(np.int32),
+        out,
+    )
+    return out[:used].tobytes()
+
+
+class SparseDecoder:
+    """Turns the chunks of one tensor's tiles back into weights."""
+
+    def __init__(self, form: SparseForm, step: float) -> None:
+        self.form = form
+        self.step = np.float32(step)
+        self._transform = form.transform()
+
+    def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
+        """Weights of a tile, float32[rows, columns]. Raises Damage."""
+        blocks = self.form.blocks(tile)
+        shapes = [(block.bottom - block.top, block.right - block.left) for block in blocks]
+        distinct = {shape: scan_order(*shape) for shape in dict.fromkeys(shapes)}
+        offsets = dict(zip(distinct, np.cumsum([0, *(order.size for order in distinct.values())])[:-1], strict=True))
+        areas = np.array([height * width for height, width in shapes], np.int64)
+        weights = np.zeros((len(blocks), 8 if self.form.with_basis else 0), np.int32)
+        coefficients = np.zeros(int(areas.sum()), np.int32)
+        good = decode_blocks(
+            np.frombuffer(stream, np.uint8),
+            areas,
+            weights,
+            coefficients,
+            np.concatenate(list(distinct.values())),
+            np.array([offsets[shape] for shape in shapes], np.int64),
+        )
+        if not good:
+            raise Damage("tile of blocks is damaged")
+        y = np.zeros((tile.bottom - tile.top, tile.right - tile.left), np.float32)
+        first = 0
+        for block, shape in zip(blocks, shapes, strict=True):
+            area = shape[0] * shape[1]
+            part = coefficients[first : first + area].reshape(shape).astype(np.float32) * self.step
+            y[block.top - tile.top : block.bottom - tile.top, block.left : block.right] = part
+            first += area
+        w = self._transform.inverse(y)
+        if self.form.with_basis:
+            for block, shape, own in zip(blocks, shapes, weights, strict=True):
+                b = self.form.functions(block)
+                smooth = (own[: b.shape[0]] * np.float64(self.step)) @ b
+                w[block.top - tile.top : block.bottom - tile.top, block.left : block.right] += smooth.reshape(
+                    shape
+                ).astype(np.float32)
+        return w
+
+
+def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float, float]:
+    """Read a tensor's first chunk: its decoder, and rms and nrmse as they were measured. Raises Damage."""
+    if len(first_chunk) != HEAD.size:
+        raise Damage("head of a sparse tensor has the wrong size")
+    transform, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = HEAD.unpack(first_chunk)
+    kinds = {number: kind for kind, number in _KINDS.items()}
+    if transform not in kinds or basis > 1 or zero or zeros or levels > 16 or not 1 <= block <= _LARGEST_BLOCK:
+        raise Damage("head of a sparse tensor asks for what this version does not have")
+    if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+        raise Damage("head of a sparse tensor holds a number that makes no sense")
+    if rows < 1 or elements < 1 or elements % rows or height < 1 or (height < rows and height % block) or height > rows:
+        raise Damage("head of a sparse tensor does not fit its shape")
+    grid = Grid(rows, elements // rows, height, elements // rows)
+    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step), rms, nrmse

@@ -1,0 +1,158 @@
+"""Entropy coding of sparse blocks: a few basis weights, and the places and values of a few coefficients.
+
+All go through the adaptive binary range coder of `rbe_cli.kernels.range_coder`. A number is sent as its length in
+bits, by a unary code with a context per place, then its bits below the leading one, the first two with contexts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from rbe_cli.kernels import JIT
+from rbe_cli.kernels.range_coder import _HALF, _MASK32, _decode_bit, _encode_bit, _next_byte, _shift_low
+
+#: Weights of the basis functions per block, at most.
+BASIS = 8
+_LENGTHS = 32
+_SET = _LENGTHS * 4
+_COUNT, _GAP, _VALUE = BASIS, BASIS + 1, BASIS + 2
+_SETS = BASIS + 3
+#: No number is longer, in bits.
+_LONGEST = 30
+
+
+@njit(**JIT)
+def _put(coder, probabilities, context_set, value, out):
+    """Send an integer >= 0."""
+    number = np.int64(value) + 1
+    length = 0
+    while number >> (length + 1) > 0:
+        length += 1
+    base = context_set * _SET
+    for place in range(length):
+        _encode_bit(coder, probabilities, base + place, 1, out)
+    _encode_bit(coder, probabilities, base + length, 0, out)
+    node = np.int64(0)
+    for b in range(length - 1, -1, -1):
+        bit = (number >> b) & 1
+        if b >= length - 2:
+            _encode_bit(coder, probabilities, base + _LENGTHS + length * 3 + node, bit, out)
+            node = 1 + bit
+        else:
+            _encode_bit(coder, probabilities, -1, bit, out)
+
+
+@njit(**JIT)
+def _get(coder, probabilities, context_set, data):
+    """Read an integer >= 0; -1 if it is impossibly large."""
+    base = context_set * _SET
+    length = 0
+    while _decode_bit(coder, probabilities, base + length, data) == 1:
+        length += 1
+        if length > _LONGEST:
+            return np.int64(-1)
+    number = np.int64(1)
+    node = np.int64(0)
+    for b in range(length - 1, -1, -1):
+        if b >= length - 2:
+            bit = _decode_bit(coder, probabilities, base + _LENGTHS + length * 3 + node, data)
+            node = 1 + bit
+        else:
+            bit = _decode_bit(coder, probabilities, -1, data)
+        number = (number << 1) | bit
+    return number - 1
+
+
+@njit(**JIT)
+def encode_blocks(weights, counts, places, values, out):
+    """Code the blocks of one tile; returns the number of bytes used.
+
+    Parameters
+    ----------
+    weights : int32[blocks, b]
+        Quantised weights of the b basis functions, b from 0 to BASIS.
+    counts : int32[blocks]
+        Coefficients of each block.
+    places, values : int32[sum of counts]
+        Place in the block's scan, ascending within a block, and the quantised value, not 0.
+    out : uint8
+        Scratch; 16 bytes per number and 64 are enough.
+    """
+    coder = np.zeros(5, np.int64)
+    coder[1] = _MASK32
+    coder[3] = 1
+    probabilities = np.full(_SETS * _SET, _HALF, np.int64)
+    at = 0
+    for block in range(weights.shape[0]):
+        for j in range(weights.shape[1]):
+            v = np.int64(weights[block, j])
+            _put(coder, probabilities, j, abs(v), out)
+            if v != 0:
+                _encode_bit(coder, probabilities, -1, 1 if v < 0 else 0, out)
+        _put(coder, probabilities, _COUNT, counts[block], out)
+        before = -1
+        for _ in range(counts[block]):
+            _put(coder, probabilities, _GAP, places[at] - before - 1, out)
+            before = places[at]
+            v = np.int64(values[at])
+            _put(coder, probabilities, _VALUE, abs(v) - 1, out)
+            _encode_bit(coder, probabilities, -1, 1 if v < 0 else 0, out)
+            at += 1
+    for _ in range(5):
+        _shift_low(coder, out)
+    used = coder[4]
+    for i in range(1, used):
+        out[i - 1] = out[i]
+    used -= 1
+    while used > 0 and out[used - 1] == 0:
+        used -= 1
+    return used
+
+
+@njit(**JIT)
+def decode_blocks(data, areas, weights, coefficients, orders, starts):
+    """Decode the blocks of one tile; returns False if the data is damaged.
+
+    Parameters
+    ----------
+    data : uint8[:]
+    areas : int64[blocks]
+        Elements of each block.
+    weights : int32[blocks, b]
+        Written.
+    coefficients : int32[sum of areas]
+        Zeros; a block's quantised coefficients are written to its part, block after block.
+    orders : int32[:]; starts : int64[blocks]
+        A block's scan is orders[starts[block]:]: the place in the block of each scan position.
+    """
+    coder = np.zeros(3, np.int64)
+    coder[1] = _MASK32
+    for _ in range(4):
+        coder[0] = (coder[0] << 8) | _next_byte(coder, data)
+    probabilities = np.full(_SETS * _SET, _HALF, np.int64)
+    first = np.int64(0)
+    for block in range(weights.shape[0]):
+        for j in range(weights.shape[1]):
+            v = _get(coder, probabilities, j, data)
+            if v < 0:
+                return False
+            if v > 0 and _decode_bit(coder, probabilities, -1, data) == 1:
+                v = -v
+            weights[block, j] = v
+        count = _get(coder, probabilities, _COUNT, data)
+        if count < 0 or count > areas[block]:
+            return False
+        place = np.int64(-1)
+        for _ in range(count):
+            gap = _get(coder, probabilities, _GAP, data)
+            v = _get(coder, probabilities, _VALUE, data)
+            if gap < 0 or v < 0 or place + 1 + gap >= areas[block]:
+                return False
+            place += 1 + gap
+            v += 1
+            if _decode_bit(coder, probabilities, -1, data) == 1:
+                v = -v
+            coefficients[first + orders[starts[block] + place]] = v
+        first += areas[block]
+    return coder[2] >= data.shape[0]
