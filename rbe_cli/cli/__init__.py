@@ -1,4 +1,4 @@
-"""The command line: `rbe compress`, `inspect`, `decode`. A thin layer: every command is one library call and printing.
+"""The command line: one module per command. A thin layer: every command is one library call and printing.
 
 Exit codes: 0 good, 1 cannot, 2 wrong usage, 3 over budget, 4 corrupt or hostile file, 130 interrupted.
 """
@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from rbe_cli import __version__
-from rbe_cli.cli import compress, decode, inspect
+from rbe_cli.cli import bench, compress, decode, inspect, sweep, verify
 from rbe_cli.errors import RBEError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="rbe",
@@ -25,6 +27,9 @@ app = typer.Typer(
 app.command("compress")(compress.command)
 app.command("inspect")(inspect.command)
 app.command("decode")(decode.command)
+app.command("verify")(verify.command)
+app.add_typer(bench.app)
+app.command("sweep")(sweep.command)
 
 
 def _version(wanted: bool) -> None:
@@ -49,9 +54,14 @@ def main() -> None:
     except RBEError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this without a word.
+        if end.code == _INTERRUPTED:
+            _complain("interrupted; nothing was left behind")
+        raise
     except KeyboardInterrupt:
         _complain("interrupted; nothing was left behind")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

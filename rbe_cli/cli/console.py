@@ -76,7 +76,11 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Something a person should know."""
-        (self._progress.console if self._progress else self._console).print(f"note: {text}")
+        self.line(f"note: {text}")
+
+    def line(self, text: str) -> None:
+        """A result as it comes, above the bar."""
+        (self._progress.console if self._progress else self._console).print(text)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import typer
 
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
-from rbe_cli.cli.options import parse_size
 from rbe_cli.operations.settings import Settings
+from rbe_cli.operations.sizes import parse_size
 
 
 def command(
@@ -47,7 +47,8 @@ def command(
     load_kernels(quiet)
     from rbe_cli.operations.decode import decode
 
-    out = out or path.with_name(path.name + ".decoded")
+    named = path if path.name else path.resolve()
+    out = out or named.with_name(named.name + ".decoded")
     with progress_bar(quiet) as bar:
         done = decode(path, out, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None

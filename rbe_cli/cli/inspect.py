@@ -4,21 +4,52 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli import options, tables
+from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import stdout
+from rbe_cli.errors import UsageError
+from rbe_cli.operations.budgets import GroupBudget, judge
+from rbe_cli.operations.figures import totals
+from rbe_cli.operations.settings import Settings
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.inspect import Inspected
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote, or one .rbe file.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A folder `rbe compress` wrote or one .rbe file; or a checkpoint, as for compress, to profile.",
+        ),
+    ],
+    snr: Annotated[
+        float, typer.Option("--snr", metavar="DB", help="For a checkpoint: tell the bits this SNR would take.")
+    ] = 24.0,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
+    jobs: options.Jobs = 0,
+    quiet: options.Quiet = False,
     whole: options.Whole = False,
     as_json: options.Json = False,
+    markdown: options.Markdown = False,
+    max_size: budgets.MaxSize = None,
+    min_ratio: budgets.MinRatio = None,
+    max_bits: budgets.MaxBits = None,
+    max_rmse: budgets.MaxRmse = None,
+    max_nrmse: budgets.MaxNrmse = None,
+    min_snr: budgets.MinSnr = None,
+    budget_file: budgets.BudgetFile = None,
 ) -> None:
     """Show what a compressed folder or a layer file holds: sizes from the files, errors as they were measured.
+
+    Of a checkpoint that is not compressed, show what its weights are like and what they would take; of a repository
+    that is not in the cache, what the headers say, without fetching weights.
 
     Examples:
 
@@ -27,34 +58,77 @@ def command(
       rbe inspect mini.rbe/transformer.wte.rbe
 
       rbe inspect mini.rbe --json
+
+      rbe inspect mini.rbe --max-size 600kB --min-snr 17 --markdown
+
+      rbe inspect mini-gpt2 --snr 30
     """
+    bounds = budgets.from_options(budget_file, max_size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr)
+    if not _is_compressed(Path(path)):
+        if bounds != budgets.NONE:
+            raise UsageError(f"{path}: is not compressed, so there is no budget to keep; see `rbe compress --dry-run`")
+        _inspect_checkpoint(path, revision, snr, Settings(jobs=jobs).threads, whole, as_json, markdown, quiet)
+        return
     from rbe_cli.operations.inspect import inspect
 
-    found = inspect(path)
-    figures = tables.totals(found.tensors, found.size, tables.carried_bytes(found.manifest))
+    found = inspect(Path(path))
+    judged = judge(bounds, found.tensors, found.size)
+    figures = totals(found.tensors, found.size, tables.carried_bytes(found.manifest))
     if as_json:
-        document: dict[str, Any] = {"command": "inspect", "path": str(path)}
+        document: dict[str, Any] = {"command": "inspect", "path": path}
         if found.manifest is not None:
             document |= {"source": found.manifest.source, "settings": found.manifest.settings}
         document["tensors"] = [
             tables.tensor_json(t) | {"codec": _parameters_json(found.parameters.get(t.name))} for t in found.tensors
         ]
-        document["totals"] = figures
+        document |= {"totals": figures, "budget": budgets.as_json(judged)}
         json.dump(document, sys.stdout, indent=2)
         print()
-        return
+    else:
+        _print(found, figures, judged, whole, markdown)
+    budgets.require(judged)
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a path is one of ours; what is neither that nor a checkpoint is, too, so that the error speaks of it."""
+    if path.is_dir():
+        return (path / "rbe.json").exists() or not any(path.glob("*.safetensors"))
+    return path.exists() and not path.name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _inspect_checkpoint(
+    source: str, revision: str | None, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, quiet: bool
+) -> None:
+    from rbe_cli.checkpoint.source import is_remote, open_source
+    from rbe_cli.cli.profile import show_profile, show_remote
+
+    if is_remote(source, revision):
+        from rbe_cli.checkpoint.hub import read_headers
+
+        show_remote(source, read_headers(source, revision), as_json, markdown)
+    else:
+        show_profile(open_source(source, revision), snr, threads, whole, as_json, markdown, quiet)
+
+
+def _print(
+    found: Inspected, figures: dict[str, Any], judged: Sequence[GroupBudget], whole: bool, markdown: bool
+) -> None:
     console = stdout()
     if found.manifest is not None:
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
         console.print(tables.name_text(f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"))
-    console.print(tables.tensor_table(found.tensors, None, whole))
+    tables.show(console, tables.tensor_table(found.tensors, None, whole), markdown)
     tables.print_totals(console, figures)
+    if judged:
+        tables.show(console, budgets.table(judged), markdown)
 
 
 def _parameters_json(parameters: Any) -> dict[str, Any] | None:
     if parameters is None:
         return None
+    from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
+
     return {
         "states": parameters.states,
         "family": parameters.family,
@@ -63,6 +137,8 @@ def _parameters_json(parameters: Any) -> dict[str, Any] | None:
         "column_shaping": parameters.column_shaping / 16,
         "view": [parameters.grid.rows, parameters.grid.columns],
         "tile": [parameters.grid.height, parameters.grid.width],
-        "structure": "none",
-        "transform": "none",
+        "structure": STRUCTURES[parameters.structure],
+        "transform": TRANSFORMS[parameters.transform],
+        "block": parameters.block or None,
+        "levels": parameters.levels or None,
     }

@@ -6,28 +6,8 @@ from typing import Annotated
 
 import typer
 
-from rbe_cli.errors import UsageError
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, fit for a pull request.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Threads; 0 is one per core. Same bytes for any.")]
 Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the small exact ones too.")]
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `60MB`, `4g` or `1000000`. Raises UsageError.
-
-    >>> parse_size("60MB"), parse_size("1.5 G")
-    (60000000, 1500000000)
-    """
-    body = text.strip().lower().removesuffix("b")
-    unit = body[-1:] if body[-1:].isalpha() else ""
-    try:
-        size = float(body.removesuffix(unit)) * _UNITS[unit]
-        if 0 <= size < 1 << 63:
-            return int(size)
-    except (ValueError, KeyError):
-        pass
-    raise UsageError(f"{text!r} is not a size; write it like 60MB or 4GB")

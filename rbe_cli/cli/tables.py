@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -12,7 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rbe_cli import metrics
-from rbe_cli.container.manifest import Manifest, TensorEntry
+from rbe_cli.operations.figures import finite
+
+if TYPE_CHECKING:
+    from rbe_cli.container.manifest import Manifest, TensorEntry
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
@@ -47,6 +51,34 @@ def size_text(size: float) -> str:
     return f"{size / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}B"
 
 
+def show(console: Console, table: Table, markdown: bool) -> None:
+    """Print a table, as Markdown if that is wanted."""
+    if markdown:
+        print(markdown_table(table))
+    else:
+        console.print(table)
+
+
+def markdown_table(table: Table) -> str:
+    """A table in GitHub's Markdown."""
+    aligned = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = [[str(column.header) for column in table.columns], aligned]
+    rows += map(list, zip(*([_markdown_cell(cell) for cell in column.cells] for column in table.columns), strict=True))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _markdown_cell(cell: Any) -> str:
+    text = cell.plain if isinstance(cell, Text) else str(cell)
+    return "".join("\\" + c if c in "\\|`*_<>" else c for c in text)
+
+
+def method_text(tensor: TensorEntry) -> str:
+    """`trellis`, or `trellis, klt +1.29 dB` where a structure or transform was chosen and gained so much."""
+    if tensor.choice is None or tensor.choice.name == "none":
+        return tensor.method
+    return f"{tensor.method}, {tensor.choice.name} {tensor.choice.gain_db:+.2f} dB"
+
+
 def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] | None, whole: bool) -> Table:
     """One line per tensor; small exact ones share one unless `whole`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -66,7 +98,7 @@ def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] 
         if tensor.name in hidden:
             continue
         row: list[str | Text] = [
-            name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(tensor.method),
+            name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(method_text(tensor)),
             number(tensor.bpw, ".3f"), number(metrics.ratio(tensor.source_bytes, tensor.bytes), ".2f"),
             *_error_cells(tensor),
         ]  # fmt: skip
@@ -92,45 +124,6 @@ def _error_cells(tensor: TensorEntry) -> list[str]:
     ]  # fmt: skip
 
 
-def total_error(tensors: Sequence[TensorEntry]) -> metrics.Error:
-    """The error of all tensors that are not exact, together."""
-    total = metrics.Error(0.0, 0.0, 0)
-    for tensor in tensors:
-        if tensor.nrmse and math.isfinite(tensor.nrmse):
-            squared = tensor.rmse**2 * tensor.elements
-            total += metrics.Error(squared, squared / tensor.nrmse**2, tensor.elements)
-    return total
-
-
-def totals(tensors: Sequence[TensorEntry], size: int, carried: int) -> dict[str, Any]:
-    """The figures of a whole folder, as they stand in the JSON documents.
-
-    `size` counts the layer files and the manifest; `carried` the files copied along, which are the same size in the
-    source and count in neither.
-    """
-    elements = sum(tensor.elements for tensor in tensors)
-    source = sum(tensor.source_bytes for tensor in tensors)
-    error = total_error(tensors)
-    return {
-        "tensors": len(tensors),
-        "elements": elements,
-        "source_bytes": source,
-        "bytes": size,
-        "carried_bytes": carried,
-        "bits_per_weight": metrics.bits_per_weight(size, elements) if elements else None,
-        "ratio": metrics.ratio(source, size),
-        "rmse": error.rmse,
-        "nrmse": error.nrmse,
-        "snr_db": finite(error.snr),
-        "worst_nrmse": max((tensor.nrmse for tensor in tensors), default=0.0),
-    }
-
-
-def finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
-
-
 def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
     """One tensor of the JSON documents."""
     return {
@@ -138,6 +131,7 @@ def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "dtype": tensor.dtype,
         "method": tensor.method,
+        "choice": dataclasses.asdict(tensor.choice) if tensor.choice else None,
         "elements": tensor.elements,
         "source_bytes": tensor.source_bytes,
         "bytes": tensor.bytes,

@@ -54,7 +54,9 @@ class Geometry:
         """From what the first chunk says."""
         row_steps, row_class = shaped(rows, parameters.row_shaping)
         column_steps, column_class = shaped(columns, parameters.column_shaping)
-        row_scale = np.float32(parameters.step) * scales(row_steps, row_class != ZERO)
+        # A step no encoder writes may overflow; the weights are then infinite, as a file that says so deserves.
+        with np.errstate(over="ignore", under="ignore"):
+            row_scale = np.float32(parameters.step) * scales(row_steps, row_class != ZERO)
         return cls(row_class, column_class, row_scale, scales(column_steps, column_class != ZERO))
 
     def scan(self, tile: Tile, parameters: Parameters) -> Scan:

@@ -1,26 +1,24 @@
 """Structure only, low rank: a matrix as the product of two quantised factors, and nothing else.
 
-The one chunk is HEAD, then the stored form of `rbe_cli.codec.structure.LowRank`.
+The one chunk is LOW_RANK_HEAD, then the stored form of `rbe_cli.codec.structure.LowRank`.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import time
 from concurrent.futures import Executor, Future
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import STEP_POWER, LowRank, encode_low_rank, leading
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.errors import Damage
 
-#: rows, rms, nrmse
-HEAD = struct.Struct("<Qff")
 _MOST = 256
 #: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
 #: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
@@ -126,6 +124,6 @@ def unpack_head(first_chunk: bytes, elements: int) -> tuple[int, float, float]:
     if len(first_chunk) < HEAD.size:
         raise Damage("low rank tensor is cut short")
     rows, rms, nrmse = HEAD.unpack_from(first_chunk)
-    if rows < 1 or elements < 1 or elements % rows or not (math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+    if rows < 1 or elements < 1 or elements % rows or not (math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
         raise Damage("head of a low rank tensor makes no sense")
     return rows, rms, nrmse

@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 
-from rbe_cli.codec.tiles import Grid
+from rbe_cli.codec.tiles import Grid, plausible_tile
 from rbe_cli.errors import Damage
 
 _LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffII")
@@ -110,17 +110,20 @@ class Parameters:
             raise Damage("parameters ask for what this version does not have")
         if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
             raise Damage("parameters are out of range")
-        if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+        if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
             raise Damage("parameters hold a number that makes no sense")
         if rows < 1 or elements < 1 or elements % rows:
             raise Damage("parameters do not fit the tensor's shape")
         columns = elements // rows
         if not 1 <= width <= columns or not 1 <= height <= rows or (height > 1 and width != columns):
             raise Damage("parameters hold an impossible tile")
-        if bool(block) != (transform in _BLOCKWISE) or levels > 16 or block > _LARGEST_BLOCK:
+        wavelet = TRANSFORMS[transform] == "dwt"
+        if bool(block) != (transform in _BLOCKWISE) or levels > 16 * wavelet or block > _LARGEST_BLOCK:
             raise Damage("parameters hold an impossible block")
         if (structure or transform) and (width != columns or (block and height < rows and height % block)):
             raise Damage("parameters hold a tile that does not fit the transform")
+        if not plausible_tile(height, width, block, columns):
+            raise Damage("parameters hold an impossible tile")
         if row_bytes + column_bytes > len(data) - SIZE:
             raise Damage("parameters are cut short")
         grid = Grid(rows, columns, height, width)
@@ -128,3 +131,27 @@ class Parameters:
             bool(flags & _BY_COLUMNS), 1 << log_states, family, row_shaping, column_shaping, base, step, grid,
             rms, nrmse, row_bytes, column_bytes, structure, transform, block, levels,
         )  # fmt: skip
+
+
+#: Head of a tensor of the codec `sparse`: transform (1 dct, 2 dwt), levels, basis functions or not, 0, block u16,
+#: 0 u16, step, rms, nrmse, rows u64, tile height u32.
+SPARSE_HEAD = struct.Struct("<BBBBHHfffQI")
+#: Head of a tensor of the codec `lowrank`: rows u64, rms, nrmse.
+LOW_RANK_HEAD = struct.Struct("<Qff")
+
+
+def recorded_error(codec: str, first_chunk: bytes, elements: int) -> tuple[float, float]:
+    """RMS of the original and relative error, as the first chunk of a lossily coded tensor says. Raises Damage."""
+    try:
+        if codec == "sparse":
+            rms, nrmse = SPARSE_HEAD.unpack_from(first_chunk)[7:9]
+        elif codec == "lowrank":
+            rms, nrmse = LOW_RANK_HEAD.unpack_from(first_chunk)[1:3]
+        else:
+            parameters = Parameters.unpack(first_chunk, elements)
+            rms, nrmse = parameters.rms, parameters.nrmse
+    except struct.error:
+        raise Damage("first chunk is cut short") from None
+    if not (math.isfinite(rms) and rms >= 0 and math.isfinite(nrmse) and nrmse >= 0):
+        raise Damage("first chunk holds an error that makes no sense")
+    return rms, nrmse

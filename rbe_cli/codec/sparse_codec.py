@@ -6,13 +6,12 @@ The functions are not orthogonal to T, so weights and coefficients are fitted to
 which the few large coefficients are outliers, the coefficients from what that leaves. All numbers are multiples of one
 step.
 
-A tensor's first chunk is HEAD; then one chunk per tile, `rbe_cli.kernels.block_code`.
+A tensor's first chunk is SPARSE_HEAD; then one chunk per tile, `rbe_cli.kernels.block_code`.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -21,15 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.basis import orthonormal, scan_order
+from rbe_cli.codec.parameters import SPARSE_HEAD as HEAD
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
 from rbe_cli.codec.transform import Blockwise, effective_levels
 from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
 
-#: transform (1 dct, 2 dwt), levels, basis functions or not, 0, block, 0, step, rms, nrmse, rows, tile height
-HEAD = struct.Struct("<BBBBHHfffQI")
 _KINDS = {"dct": 1, "dwt": 2}
 #: A coefficient smaller than this many steps costs more bits than it is worth.
 _DEAD_ZONE = 1.15
@@ -310,11 +308,20 @@ def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float
         raise Damage("head of a sparse tensor has the wrong size")
     transform, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = HEAD.unpack(first_chunk)
     kinds = {number: kind for kind, number in _KINDS.items()}
-    if transform not in kinds or basis > 1 or zero or zeros or levels > 16 or not 1 <= block <= _LARGEST_BLOCK:
+    if (
+        transform not in kinds
+        or basis > 1
+        or zero
+        or zeros
+        or levels > 16 * (transform == _KINDS["dwt"])
+        or not 1 <= block <= _LARGEST_BLOCK
+    ):
         raise Damage("head of a sparse tensor asks for what this version does not have")
-    if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and nrmse >= 0):
+    if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
         raise Damage("head of a sparse tensor holds a number that makes no sense")
     if rows < 1 or elements < 1 or elements % rows or height < 1 or (height < rows and height % block) or height > rows:
         raise Damage("head of a sparse tensor does not fit its shape")
+    if not plausible_tile(height, elements // rows, block, elements // rows):
+        raise Damage("head of a sparse tensor holds an impossible tile")
     grid = Grid(rows, elements // rows, height, elements // rows)
     return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step), rms, nrmse

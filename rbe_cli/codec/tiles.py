@@ -11,6 +11,17 @@ from dataclasses import dataclass
 
 TILE = 1 << 16
 LONG_ROW = 1 << 18
+#: No tile is larger than this, unless it is a single row of blocks: what a decoder has to hold at once is bounded.
+LARGEST_TILE = 1 << 22
+
+
+def plausible_tile(height: int, width: int, alignment: int, columns: int) -> bool:
+    """Whether a tile of a matrix of so many columns is one a decoder should agree to hold.
+
+    >>> plausible_tile(170, 384, 1, 384), plausible_tile(1 << 20, 1 << 20, 1, 1 << 20)
+    (True, False)
+    """
+    return height * width <= LARGEST_TILE + max(alignment, 1) * columns
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _encode_group(
 def _deal(values: NDArray[Any], lanes: NDArray[Any]) -> None:
     """Write a tile's values, in coding order, to its lanes: element t to row t // LANES, column t mod LANES."""
     whole, rest = divmod(values.size, lanes.shape[1])
-    lanes[:whole] = values[: whole * lanes.shape[1]].reshape(whole, -1)
+    lanes[:whole] = values[: whole * lanes.shape[1]].reshape(whole, lanes.shape[1])
     if rest:
         lanes[whole, :rest] = values[whole * lanes.shape[1] :]
 

@@ -162,7 +162,11 @@ class Folder:
             file = LayerFile(self.path / layer.file)
             record = next((record for record in file.tensors if record.name == stored), None)
             if record is not None and record.codec != "same":
-                return StoredTensor(file, entry, record)
+                try:
+                    return StoredTensor(file, entry, record)
+                except CorruptFile:
+                    file.__exit__()
+                    raise
             file.__exit__()
             if record is None or record.same_as not in self._entries:
                 break

@@ -15,13 +15,13 @@ def check_layer(folder: Path, layer: LayerEntry) -> None:
     if path.is_symlink():
         raise CorruptFile(f"{path}: is a link; layer files are plain files")
     with LayerFile(path) as file:
-        records = file.tensors
+        records, sizes = file.tensors, file.sizes()
     if path.stat().st_size != layer.bytes:
         raise CorruptFile(f"{path}: has another size than the manifest says")
-    claimed = [(tensor.name, tensor.dtype, tensor.shape, tensor.method) for tensor in layer.tensors]
+    claimed = [(tensor.name, tensor.dtype, tensor.shape, tensor.method, tensor.bytes) for tensor in layer.tensors]
     held = [
-        (record.name, record.dtype, record.shape, SAME_AS + record.same_as if record.same_as else record.codec)
-        for record in records
+        (record.name, record.dtype, record.shape, SAME_AS + record.same_as if record.same_as else record.codec, size)
+        for record, size in zip(records, sizes, strict=True)
     ]
     if claimed != held:
         raise CorruptFile(f"{path}: holds other tensors than the manifest says")

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from rbe_cli import dtypes
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
+from rbe_cli.container.names import is_tensor_name
 from rbe_cli.errors import CorruptFile
 
 MAGIC = b"\x93RBE\r\n\x1a\n"
@@ -113,6 +114,8 @@ class LayerFile:
             self._file: BinaryIO = path.open("rb")
         except FileNotFoundError:
             raise CorruptFile(f"{path}: missing") from None
+        except IsADirectoryError:
+            raise CorruptFile(f"{path}: is a folder, not a layer file") from None
         try:
             self._read_header()
         except BaseException:
@@ -177,6 +180,7 @@ class LayerFile:
         same_as = entry.get("as", "")
         good = (
             isinstance(name, str)
+            and is_tensor_name(name)
             and isinstance(same_as, str)
             and codec in CODECS
             and (codec == "same") == bool(same_as)
@@ -207,6 +211,11 @@ class LayerFile:
         if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
             raise self._fail(f"chunk {index} is damaged (checksum)")
         return data
+
+    def sizes(self) -> list[int]:
+        """Bytes of each tensor, the part of the file that belongs to none counted with the first."""
+        own = [self.size_of(record) for record in self.tensors]
+        return [own[0] + self.path.stat().st_size - sum(own), *own[1:]] if own else []
 
     def size_of(self, record: TensorRecord) -> int:
         """Bytes of the file that are there for one tensor alone (its header entry, its table, its chunks)."""

@@ -11,7 +11,7 @@ from typing import Any
 from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
-from rbe_cli.container.names import is_plain
+from rbe_cli.container.names import is_plain, is_tensor_name, is_text
 from rbe_cli.errors import CorruptFile, RBEError
 
 NAME = "rbe.json"
@@ -188,6 +188,9 @@ class Manifest:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise CorruptFile(f"{path}: has the wrong form") from None
         manifest._check(path)
+        # What follows from other figures (bits per weight, SNR) has to follow from them; nothing may be left over.
+        if manifest.dump() != data:
+            raise CorruptFile(f"{path}: contradicts itself")
         return manifest
 
     @classmethod
@@ -224,6 +227,11 @@ class Manifest:
                 raise CorruptFile(f"{path}: names something twice")
         if not all(map(is_plain, layers + outputs)) or any("/" in layer for layer in layers):
             raise CorruptFile(f"{path}: names a file outside its folder")
+        folders = {path[:i] for path in outputs for i, c in enumerate(path) if c == "/"}
+        if folders & set(outputs):
+            raise CorruptFile(f"{path}: names something that is both a file and a folder")
+        if not all(map(is_tensor_name, names)):
+            raise CorruptFile(f"{path}: names a tensor as no safetensors file can")
         if any(tensor.source >= len(self.sources) for tensor in self.tensors):
             raise CorruptFile(f"{path}: a tensor belongs to no file")
 
@@ -234,6 +242,8 @@ def _round(value: float) -> float:
 
 
 def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
+    # From the figure as it is written, so that a reader can check it.
+    snr = metrics.snr_db(_round(tensor.nrmse))
     choice = tensor.choice
     chosen: list[Any] = []
     if choice is not None:
@@ -247,22 +257,24 @@ def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
         "bpw": _round(tensor.bpw) if tensor.elements else 0,
         "rmse": _round(tensor.rmse),
         "nrmse": _round(tensor.nrmse),
-        "snr": _round(tensor.snr) if math.isfinite(tensor.snr) else None,
+        "snr": _round(snr) if math.isfinite(snr) else None,
         "source": tensor.source,
     }
 
 
 def _tensor_from_json(value: Any) -> TensorEntry:
+    if not isinstance(value["shape"], list):
+        raise TypeError
     shape = tuple(_count(n) for n in value["shape"])
     if value["dtype"] not in dtypes.BITS or len(shape) > 32:
         raise ValueError
-    rmse, nrmse = float(value["rmse"]), float(value["nrmse"])
+    rmse, nrmse = _number(value["rmse"]), _number(value["nrmse"])
     if not (math.isfinite(rmse) and rmse >= 0 and nrmse >= 0):
         raise ValueError
     choice = None
     if "choice" in value:
         name, gain, runner_up, runner_up_gain = value["choice"]
-        choice = ChoiceEntry(_text(name), float(gain), _text(runner_up), float(runner_up_gain))
+        choice = ChoiceEntry(_text(name), _number(gain), _text(runner_up), _number(runner_up_gain))
     return TensorEntry(
         _text(value["name"]), value["dtype"], shape, _text(value["method"]), _count(value["bytes"]), rmse, nrmse,
         _count(value["source"]), choice,
@@ -273,8 +285,14 @@ def _file_json(value: Any) -> tuple[str, int, str]:
     return _text(value["path"]), _count(value["bytes"]), _text(value["sha256"])
 
 
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError
+    return float(value)
+
+
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not is_text(value):
         raise TypeError
     return value
 

@@ -33,13 +33,33 @@ def file_names(layers: Iterable[str]) -> dict[str, str]:
     for layer in layers:
         encoded = layer.encode("utf-8", "surrogatepass")
         name = "".join(chr(b) if chr(b) in _SAFE else f"%{b:02X}" for b in encoded)
-        if not name or name[0] in ".-":
-            name = "".join(f"%{b:02X}" for b in encoded[:1]) + name[1:]
+        if not name:
+            name = "%"
+        elif name[0] in ".-":
+            name = f"%{encoded[0]:02X}{name[1:]}"
         if len(name) > _LONGEST or name.casefold() in taken:
             name = f"{name[:_LONGEST]}~{hashlib.sha256(encoded).hexdigest()[:16]}"
         taken.add(name.casefold())
         names[layer] = name + SUFFIX
     return names
+
+
+def is_tensor_name(name: str) -> bool:
+    """Whether a safetensors file can hold a tensor of this name.
+
+    >>> is_tensor_name("wte.weight"), is_tensor_name("__metadata__"), is_tensor_name(chr(0xD800))
+    (True, False, False)
+    """
+    return name != "__metadata__" and is_text(name)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string has a UTF-8 form: no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_plain(path: str) -> bool:

@@ -40,7 +40,7 @@ def branch_costs(x, classes, coded, price, cost, symbol):
     x : float32[L]
         Weights divided by their step.
     classes : uint8[L]
-        Class of each element; 255 marks an element that does not exist.
+        Class of each element; 0 is a weight of zero, 255 marks an element that does not exist.
     coded : int
         Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes.
     price : float32[C * (2 * RATE_REACH + 1) * 2 * 2]
@@ -55,6 +55,12 @@ def branch_costs(x, classes, coded, price, cost, symbol):
         if c == np.uint64(255):
             for r in range(4):
                 cost[r, lane] = np.float32(0.0)
+                symbol[r, lane] = r >> 1
+            continue
+        if c == np.uint64(0):
+            # A weight that is exactly zero: its step is 0, so any point will do, and k = 0 is the only symbol.
+            for r in range(4):
+                cost[r, lane] = np.float32(0.0) if r < 2 else _NO_PATH
                 symbol[r, lane] = r >> 1
             continue
         v = x[lane]

@@ -17,12 +17,11 @@ import numpy as np
 from rbe_cli import __version__, dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
 from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
-from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.rate_control import Forecast
 from rbe_cli.codec.source import Matrix, view_shape
-from rbe_cli.codec.tensor_codec import Choice, Wish
-from rbe_cli.codec.trellis_codec import Encoding
+from rbe_cli.codec.tensor_codec import AnyEncoding, Choice, Wish
 from rbe_cli.container.atomic import atomic_folder, check_free
-from rbe_cli.container.layer_file import EncodedTensor, write_layer
+from rbe_cli.container.layer_file import LOSSY, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
     NAME,
@@ -45,7 +44,7 @@ _AHEAD = 1 << 22
 
 
 @dataclass
-class _Plan:
+class Plan:
     """How one tensor is going to be coded.
 
     Attributes
@@ -65,7 +64,7 @@ class _Plan:
     same_as: str = ""
 
     @property
-    def analysis(self) -> Analysis | None:
+    def analysis(self) -> Forecast | None:
         """Of the pipeline that was chosen."""
         return self.choice.analysis if self.choice else None
 
@@ -105,7 +104,7 @@ def compress(
     started = time.perf_counter()
     _check_output(checkpoint, out, force)
     with worker_threads(settings.threads) as pool, atomic_folder(out, replace=force) as folder:
-        job = _Job(checkpoint, settings, pool, folder, progress)
+        job = Job(checkpoint, settings, pool, folder, progress)
         written = job.run()
     return Compressed(written.manifest, written.size, time.perf_counter() - started, job.encode_ns, job.passes)
 
@@ -126,8 +125,8 @@ class _Written:
     size: int
 
 
-class _Job:
-    """One compression under way."""
+class Job:
+    """One compression under way; a forecast is one that stops before it encodes."""
 
     def __init__(
         self, checkpoint: Checkpoint, settings: Settings, pool: ThreadPoolExecutor, folder: Path, progress: Progress
@@ -143,6 +142,7 @@ class _Job:
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
 
     def run(self) -> _Written:
+        """Do it."""
         self.sources = tuple(
             SourceFile(shard.relative, shard.size, sha256, shard.metadata)
             for shard, sha256 in zip(
@@ -155,23 +155,23 @@ class _Job:
 
     # What to do with each tensor
 
-    def _plan(self) -> list[_Plan]:
-        plans = [_Plan(shard, info) for shard, info in self.checkpoint.tensors]
+    def _plan(self) -> list[Plan]:
+        plans = [Plan(shard, info) for shard, info in self.checkpoint.tensors]
         self._find_identical(plans)
         self.progress.phase("analysing", self.elements)
         list(self.pool.map(self._analyse, plans))
         return plans
 
-    def _find_identical(self, plans: list[_Plan]) -> None:
+    def _find_identical(self, plans: list[Plan]) -> None:
         """Mark tensors whose bytes another one has, as tied embeddings do; the first by layer order is stored."""
-        groups: dict[tuple[str, tuple[int, ...]], list[_Plan]] = {}
+        groups: dict[tuple[str, tuple[int, ...]], list[Plan]] = {}
         for plan in plans:
             if plan.info.elements >= EXACT_BELOW:
                 groups.setdefault((plan.info.dtype, plan.info.shape), []).append(plan)
         for group in groups.values():
             if len(group) < 2:
                 continue
-            heads: dict[bytes, list[_Plan]] = {}
+            heads: dict[bytes, list[Plan]] = {}
             for plan in group:
                 heads.setdefault(self._raw(plan)[:4096].tobytes(), []).append(plan)
             for alike in heads.values():
@@ -180,10 +180,10 @@ class _Job:
                     name = first.setdefault(hashlib.sha256(self._raw(plan).data).digest(), plan.info.name)
                     plan.same_as = name if name != plan.info.name else ""
 
-    def _raw(self, plan: _Plan) -> np.ndarray:
+    def _raw(self, plan: Plan) -> np.ndarray:
         return self.checkpoint.shards[plan.shard].raw(plan.info)
 
-    def _analyse(self, plan: _Plan) -> None:
+    def _analyse(self, plan: Plan) -> None:
         info = plan.info
         plan.goal = self.settings.goal(info.name, 1.0)
         lossy = (
@@ -203,7 +203,7 @@ class _Job:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
         self.progress.advance(info.elements)
 
-    def _wish(self, plan: _Plan) -> Wish:
+    def _wish(self, plan: Plan) -> Wish:
         """What the choice of structure and transform has to know."""
         bits = plan.goal.value if plan.goal.kind == "bits" else None
         nrmse = plan.goal.value if plan.goal.kind == "nrmse" and self.settings.rmse is None else None
@@ -211,7 +211,10 @@ class _Job:
         if bits is None and budget is not None:
             bits = metrics.bits_per_weight(int(budget), self.elements)
         settings = self.settings
-        return Wish(settings.transform, settings.block, settings.k, tensor_codec.reference_error(bits, nrmse))
+        return Wish(
+            settings.transform, settings.block, settings.k, tensor_codec.reference_error(bits, nrmse), bits or 4.0,
+            settings.structure_only, settings.threshold,
+        )  # fmt: skip
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
         if not all(np.isfinite(band).all() for _, band in matrix.bands()):
@@ -241,9 +244,7 @@ class _Job:
             if search.found(written.size):
                 return written
             lossy = sum(
-                tensor.bytes
-                for tensor in written.manifest.tensors
-                if tensor.method == "trellis" and tensor.name in shared
+                tensor.bytes for tensor in written.manifest.tensors if tensor.method in LOSSY and tensor.name in shared
             )
             if not search.measured(written.size, lossy) or self.passes >= _MAX_PASSES:
                 break
@@ -275,7 +276,7 @@ class _Job:
         """Encode everything once and write it; `multiplier` is for the tensors without a goal of their own."""
         self.passes += 1
         self.progress.phase("encoding" if self.passes == 1 else f"encoding, pass {self.passes}", self.elements)
-        by_layer: dict[str, list[_Plan]] = {}
+        by_layer: dict[str, list[Plan]] = {}
         for plan in self.plans:
             by_layer.setdefault(layer_of(plan.info.name), []).append(plan)
         files = file_names(by_layer)
@@ -292,9 +293,9 @@ class _Job:
         size = manifest.write(self.folder)
         return _Written(manifest, size + sum(layer.bytes for layer in layers))
 
-    def _encoded_tensors(self, plans: list[_Plan], multiplier: float) -> Iterator[tuple[EncodedTensor, metrics.Error]]:
+    def _encoded_tensors(self, plans: list[Plan], multiplier: float) -> Iterator[tuple[EncodedTensor, metrics.Error]]:
         """Encode in order, with the jobs of the tensors ahead already under way."""
-        ahead: deque[tuple[_Plan, float, Encoding | None]] = deque()
+        ahead: deque[tuple[Plan, float, AnyEncoding | None]] = deque()
         waiting = iter(plans)
         under_way = 0
         exhausted = False
@@ -305,7 +306,7 @@ class _Job:
                     exhausted = True
                     break
                 own = self._own_multiplier(plan, multiplier)
-                encoding = self._start(plan.analysis, own) if plan.analysis is not None else None
+                encoding = self._start(plan.choice, own) if plan.choice is not None else None
                 ahead.append((plan, own, encoding))
                 under_way += plan.info.elements
             if not ahead:
@@ -315,7 +316,7 @@ class _Job:
             under_way -= plan.info.elements
             self.progress.advance(plan.info.elements)
 
-    def _own_multiplier(self, plan: _Plan, shared: float) -> float:
+    def _own_multiplier(self, plan: Plan, shared: float) -> float:
         """The multiplier a tensor starts with."""
         if plan.analysis is None or plan.goal.kind == "shared":
             return shared
@@ -324,35 +325,38 @@ class _Job:
             return rate_control.multiplier_for_size([plan.analysis], size)
         return rate_control.multiplier_for_error(plan.analysis, plan.goal.value)
 
-    def _start(self, analysis: Analysis, multiplier: float) -> Encoding | None:
+    def _start(self, choice: Choice, multiplier: float) -> AnyEncoding | None:
         """Begin to encode; None if some weight is too many steps large to be coded but exactly."""
-        step = multiplier * analysis.unit
-        if analysis.largest / step > trellis_codec.MAX_INDEX:
+        step = multiplier * choice.analysis.unit
+        if choice.analysis.largest / step > trellis_codec.MAX_INDEX:
             return None
-        return Encoding(analysis, step, self.settings.states, self.pool)
+        return tensor_codec.start(choice, step, self.settings.states, self.pool)
 
-    def _finish(self, plan: _Plan, multiplier: float, encoding: Encoding | None) -> tuple[EncodedTensor, metrics.Error]:
+    def _finish(
+        self, plan: Plan, multiplier: float, encoding: AnyEncoding | None
+    ) -> tuple[EncodedTensor, metrics.Error]:
         info = plan.info
         exact = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
             return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), exact
-        if plan.analysis is not None and encoding is not None:
+        if plan.choice is not None and plan.analysis is not None and encoding is not None:
             result = self._meet_goal(plan, multiplier, encoding.result())
             if result is not None:
                 size = result.size
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
                 if size < info.nbytes * 0.6 or size < sum(map(len, self._exact_chunks(plan))):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
-                    return EncodedTensor(info.name, info.dtype, info.shape, "trellis", result.chunks), error
+                    return EncodedTensor(info.name, info.dtype, info.shape, plan.choice.codec, result.chunks), error
         return EncodedTensor(info.name, info.dtype, info.shape, "lossless", self._exact_chunks(plan)), exact
 
-    def _exact_chunks(self, plan: _Plan) -> list[bytes]:
+    def _exact_chunks(self, plan: Plan) -> list[bytes]:
         return list(lossless.encode(self._raw(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
 
-    def _meet_goal(self, plan: _Plan, multiplier: float, first: trellis_codec.Encoded) -> trellis_codec.Encoded | None:
+    def _meet_goal(self, plan: Plan, multiplier: float, first: trellis_codec.Encoded) -> trellis_codec.Encoded | None:
         """Encode again until a tensor's own goal is met, or just so; None if only exact will do."""
         if plan.goal.kind == "shared":
             return first
+        assert plan.choice is not None
         assert plan.analysis is not None
         best: trellis_codec.Encoded | None = None
         result = first
@@ -368,7 +372,7 @@ class _Job:
             if rate_control.close(measured, plan.goal.value):
                 break
             multiplier = following
-            encoding = self._start(plan.analysis, multiplier)
+            encoding = self._start(plan.choice, multiplier)
             if encoding is None:
                 break
             result = encoding.result()
@@ -377,7 +381,7 @@ class _Job:
     # Writing
 
     def _write_layer(
-        self, file: str, plans: list[_Plan], encoded: list[tuple[EncodedTensor, metrics.Error]]
+        self, file: str, plans: list[Plan], encoded: list[tuple[EncodedTensor, metrics.Error]]
     ) -> LayerEntry:
         path = self.folder / file
         write_layer(path, [tensor for tensor, _ in encoded])
@@ -398,7 +402,7 @@ class _Job:
                     error.rmse,
                     error.nrmse,
                     plan.shard,
-                    _choice_entry(plan.choice) if tensor.codec == "trellis" else None,
+                    choice_entry(plan.choice) if tensor.codec in LOSSY else None,
                 )
             )
         with path.open("rb") as handle:
@@ -414,10 +418,12 @@ class _Job:
                 yield FileEntry(relative, target.stat().st_size, hashlib.file_digest(handle, "sha256").hexdigest())
 
 
-def _choice_entry(choice: Choice | None) -> ChoiceEntry | None:
+def choice_entry(choice: Choice | None) -> ChoiceEntry | None:
+    """What the manifest says of a choice."""
     if choice is None:
         return None
-    return ChoiceEntry(choice.name, choice.gain_db, choice.runner_up, choice.runner_up_db)
+    gains = (float(f"{gain:.6g}") for gain in (choice.gain_db, choice.runner_up_db))
+    return ChoiceEntry(choice.name, next(gains), choice.runner_up, next(gains))
 
 
 def _with_errors_of_identical(layers: list[LayerEntry]) -> list[LayerEntry]:

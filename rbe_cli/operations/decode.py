@@ -18,6 +18,7 @@ from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.container.atomic import atomic_folder, check_free
 from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, Manifest
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -126,6 +127,8 @@ def _restore(path: Path, target: Path, entry: FileEntry) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or not path.is_file():
         raise CorruptFile(f"{path}: missing, or not a plain file")
+    if path.stat().st_size != entry.bytes:
+        raise CorruptFile(f"{path}: has another size than the manifest says")
     shutil.copyfile(path, target)
     with target.open("rb") as handle:
         if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:
@@ -155,7 +158,7 @@ class _Decoding:
     def _bytes(self, pool: ThreadPoolExecutor, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor, in order, while threads decode what comes next."""
         with self.folder.open_tensor(name) as stored:
-            trellis = stored.record.codec == "trellis"
+            trellis = stored.record.codec in LOSSY
             ahead: deque[tuple[int, Future[tuple[NDArray[np.uint8], int]]]] = deque()
             under_way = 0
             for piece in stored.pieces():

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbe_cli import dtypes
-from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.parameters import Parameters, recorded_error
 from rbe_cli.container.headers import check_layer
-from rbe_cli.container.layer_file import LayerFile, TensorRecord
+from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, SAME_AS, Manifest, TensorEntry
 from rbe_cli.errors import located
 
@@ -52,18 +52,16 @@ def inspect(path: Path) -> Inspected:
 def _inspect_file(path: Path) -> Inspected:
     with LayerFile(path) as file:
         parameters = _parameters(file)
+        errors = {record.name: _recorded_error(file, record) for record in file.tensors if record.codec in LOSSY}
         size = path.stat().st_size
-        common = size - sum(file.size_of(record) for record in file.tensors)
         entries = []
-        for i, record in enumerate(file.tensors):
-            own = parameters.get(record.name)
-            nrmse = own.nrmse if own else 0.0
-            rmse = own.rms * own.nrmse if own else 0.0
+        for record, own_size in zip(file.tensors, file.sizes(), strict=True):
+            rms, nrmse = errors.get(record.name, (0.0, 0.0))
             method = SAME_AS + record.same_as if record.same_as else record.codec
             entries.append(
                 TensorEntry(
                     record.name, record.dtype, record.shape, method,
-                    file.size_of(record) + (common if i == 0 else 0), rmse, nrmse, 0,
+                    own_size, rms * nrmse, nrmse, 0,
                 )
             )  # fmt: skip
     return Inspected(None, entries, size, parameters)
@@ -71,6 +69,11 @@ def _inspect_file(path: Path) -> Inspected:
 
 def _parameters(file: LayerFile) -> dict[str, Parameters]:
     return {record.name: _read_parameters(file, record) for record in file.tensors if record.codec == "trellis"}
+
+
+def _recorded_error(file: LayerFile, record: TensorRecord) -> tuple[float, float]:
+    with located(f"{file.path}: tensor {record.name!r}"):
+        return recorded_error(record.codec, file.chunk(record.first_chunk), dtypes.count(record.shape))
 
 
 def _read_parameters(file: LayerFile, record: TensorRecord) -> Parameters:

@@ -140,7 +140,9 @@ class Settings:
     @property
     def threads(self) -> int:
         """Threads to use."""
-        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.jobs:
+            return self.jobs
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def goal(self, name: str, rms: float) -> Goal:
         """What is asked of one tensor: its override, or the wish for all."""

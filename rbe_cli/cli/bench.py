@@ -1,0 +1,243 @@
+"""`rbe bench`: measure a compressed model against its original."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rbe_cli.cli import bench_codec, options
+from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.tables import number, size_text
+from rbe_cli.operations.figures import finite
+from rbe_cli.operations.sizes import parse_size
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.bench_model import ModelBench, Variant
+    from rbe_cli.operations.model_budgets import Budget
+    from rbe_cli.operations.model_quality import Estimate
+    from rbe_cli.operations.model_speed import Rate
+
+app = typer.Typer(
+    name="bench", help="Measure what compression does.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+_MEASURE, _BUDGET = "How to measure", "Budgets: exit code 3 if one is broken"
+
+
+app.command("codec")(bench_codec.command)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+@app.command("model")
+def model(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote (or any checkpoint, with --reference).")
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORIGINAL", help="What it was made from.  [default: what the manifest names, if it is here]"
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to score.  [default: heldout.txt beside the model]")
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="numpy|transformers",
+            help="numpy: rbe's own layers, GPT-2, weights stay compressed. transformers: any causal model, in torch.",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = "numpy",
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="Read N tokens of the text at most.", rich_help_panel=_MEASURE),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Tokens of a window.  [default: the model's context, 1024 at most]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    cache: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Budget of decoded tiles kept; repeat for several.  [default: 0, 25, 50 and 100 % of them]",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None,
+    quality_only: Annotated[
+        bool, typer.Option("--quality-only", help="Leave speed and memory out.", rich_help_panel=_MEASURE)
+    ] = False,
+    max_kl: Annotated[
+        float | None,
+        typer.Option("--max-kl", metavar="NATS", help="Mean KL divergence per token.", rich_help_panel=_BUDGET),
+    ] = None,
+    max_ppl_ratio: Annotated[
+        float | None,
+        typer.Option("--max-ppl-ratio", metavar="R", help="Perplexity over the original's.", rich_help_panel=_BUDGET),
+    ] = None,
+    min_top1: Annotated[
+        float | None,
+        typer.Option(
+            "--min-top1", metavar="P", help="Part of tokens with the same likeliest token.", rich_help_panel=_BUDGET
+        ),
+    ] = None,
+    jobs: options.Jobs = 1,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Perplexity, KL divergence and top-1 agreement of a compressed language model, its speed and its memory.
+
+    Every figure is measured when it is printed; +- is the standard error over the windows of the text.
+
+    Examples:
+
+      rbe bench model mini.rbe
+
+      rbe bench model mini.rbe --quality-only --max-kl 0.01 --max-ppl-ratio 1.02
+
+      rbe bench model llama.rbe --reference ./llama --text wiki.txt --engine transformers --json
+    """
+    caches = [parse_size(size) for size in cache or []]
+    load_kernels(quiet)
+    from rbe_cli.operations.bench_model import bench_model
+    from rbe_cli.operations.model_budgets import Budget, check
+    from rbe_cli.operations.settings import Settings
+
+    with progress_bar(quiet) as bar:
+        done = bench_model(
+            path, reference=reference, text=text, engine=engine, limit=tokens, context=context, caches=caches,
+            quality_only=quality_only, threads=Settings(jobs=jobs).threads, progress=bar,
+        )  # fmt: skip
+    figures = [
+        ("--max-kl", max_kl, done.quality.kl.value),
+        ("--max-ppl-ratio", max_ppl_ratio, done.quality.perplexity_ratio.value),
+        ("--min-top1", min_top1, done.quality.top1.value),
+    ]
+    budgets = [Budget(option, bound, figure) for option, bound, figure in figures if bound is not None]
+    if as_json:
+        json.dump(_document(path, done, budgets), sys.stdout, indent=2)
+        print()
+    else:
+        _print(stdout(), path, done, budgets)
+    check(path, budgets)
+
+
+def _print(console: Console, path: str, done: ModelBench, budgets: list[Budget]) -> None:
+    quality = done.quality
+    console.print(
+        f"{path} ({size_text(done.bytes)}) against {done.reference} ({size_text(done.reference_bytes)}): "
+        f"{quality.tokens:,} tokens of {done.text} in {quality.windows} windows of {done.context}, engine {done.engine}"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("figure", no_wrap=True)
+    for column in ("reference", "compressed", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    ratio = quality.perplexity_ratio
+    rows = [("perplexity", quality.reference_perplexity, quality.perplexity, f"x {_plus_minus(ratio, '.5f')}")]
+    if done.are_bytes:
+        bits = [e.scaled(1 / math.log(2)) for e in (quality.reference_loss, quality.loss, quality.loss_difference)]
+        rows.append(("bits per byte", bits[0], bits[1], _plus_minus(bits[2], "+.5f")))
+    for name, original, compressed, difference in rows:
+        table.add_row(name, _plus_minus(original, ".4f"), _plus_minus(compressed, ".4f"), difference)
+    table.add_row("KL(reference || compressed), nats per token", "", "", _plus_minus(quality.kl, ".6f"))
+    table.add_row("top-1 agreement, %", "", "", _plus_minus(quality.top1.scaled(100), ".3f"))
+    console.print(table)
+    if done.variants:
+        console.print(_variant_table(done.variants))
+        first = done.variants[0].speed
+        console.print(
+            f"tok/s: median (10th to 90th percentile) of {first.prompt.measurements} prompts of {first.prompt.tokens} "
+            f"tokens and of {first.generation.measurements} tokens written one by one with cached keys and values. "
+            "Peak: what a process of its own grew by, loading included."
+        )
+    if budgets:
+        verdicts = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("budget", "bound", "figure", "verdict"):
+            verdicts.add_column(column, justify="left" if column in ("budget", "verdict") else "right")
+        for budget in budgets:
+            verdicts.add_row(budget.option, f"{budget.bound:g}", f"{budget.figure:.6g}", budget.verdict)
+        console.print(verdicts)
+
+
+def _variant_table(variants: list[Variant]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run from", no_wrap=True)
+    for column in ("tile cache", "hits %", "held", "peak", "prompt tok/s", "generation tok/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for variant in variants:
+        speed = variant.speed
+        table.add_row(
+            variant.name, "-" if variant.cache_bytes is None else size_text(variant.cache_bytes),
+            number(100 * speed.hit_rate, ".0f"), size_text(variant.memory.held), size_text(variant.memory.peak),
+            _rate(speed.prompt), _rate(speed.generation),
+        )  # fmt: skip
+    return table
+
+
+def _plus_minus(estimate: Estimate, form: str) -> str:
+    error = number(estimate.error, form.replace("+", ""))
+    return f"{number(estimate.value, form)} +- {error}"
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.median:.0f} ({rate.low:.0f} to {rate.high:.0f})"
+
+
+def _document(path: str, done: ModelBench, budgets: list[Budget]) -> dict[str, Any]:
+    quality = done.quality
+    bits = 1 / math.log(2) if done.are_bytes else math.nan
+    return {
+        "command": "bench model",
+        "path": path,
+        "reference": done.reference,
+        "text": done.text,
+        "engine": done.engine,
+        "bytes": done.bytes,
+        "reference_bytes": done.reference_bytes,
+        "tokens": quality.tokens,
+        "windows": quality.windows,
+        "context": done.context,
+        "perplexity": _json(quality.perplexity),
+        "reference_perplexity": _json(quality.reference_perplexity),
+        "perplexity_ratio": _json(quality.perplexity_ratio),
+        "bits_per_byte": _json(quality.loss.scaled(bits)),
+        "reference_bits_per_byte": _json(quality.reference_loss.scaled(bits)),
+        "kl_nats_per_token": _json(quality.kl),
+        "top1_agreement": _json(quality.top1),
+        "variants": [
+            {
+                "name": variant.name,
+                "cache_bytes": variant.cache_bytes,
+                "hit_rate": finite(variant.speed.hit_rate),
+                "held_bytes": variant.memory.held,
+                "peak_bytes": variant.memory.peak,
+                "prompt_tokens_per_second": asdict(variant.speed.prompt),
+                "generation_tokens_per_second": asdict(variant.speed.generation),
+            }
+            for variant in done.variants
+        ],
+        "budgets": [{"option": b.option, "bound": b.bound, "figure": b.figure, "kept": b.kept} for b in budgets],
+    }
+
+
+def _json(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": finite(estimate.value), "error": finite(estimate.error)}

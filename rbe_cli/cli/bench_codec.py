@@ -1,0 +1,234 @@
+"""`rbe bench codec`: rate, distortion and speed of the codec."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rbe_cli.cli import options
+from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.tables import name_text, number, shape_text, show
+from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.operations.figures import finite
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.bench_codec import Point, Speed, Timing
+    from rbe_cli.operations.bench_sources import BenchSource
+    from rbe_cli.operations.settings import Settings
+
+_GRID, _WHAT, _OUTPUT = "Rates and efforts", "What to measure on", "Results"
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="[SOURCE]", help="As for compress.  [default: mini-gpt2]", show_default=False)
+    ] = "mini-gpt2",
+    bits: Annotated[
+        str, typer.Option(metavar="LIST", help="Bits per weight to ask for.", rich_help_panel=_GRID)
+    ] = "2,3,4,6",
+    efforts: Annotated[str, typer.Option(metavar="LIST", help="Effort levels.", rich_help_panel=_GRID)] = "0,3,5,9",
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="mse|balanced", help="The bound is one of mean squared error, so mse.", rich_help_panel=_GRID
+        ),
+    ] = "mse",
+    transform: Annotated[str, typer.Option(metavar="KIND", help="As for compress.", rich_help_panel=_GRID)] = "auto",
+    tensors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Tensors of SOURCE.  [default: the first of each kind: of names that differ in numbers only]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    max_elements: Annotated[
+        int,
+        typer.Option(min=1024, metavar="N", help="Take the first rows of what is larger.", rich_help_panel=_WHAT),
+    ] = 1 << 22,
+    synthetic: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1 << 14,
+            metavar="N",
+            help="Measure on white and on smooth N x N sources too; 0: do not.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = 1024,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Time everything so often.", rich_help_panel=_OUTPUT)
+    ] = 3,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw rate against SNR and gap: .svg or .png.", rich_help_panel=_OUTPUT),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
+    jobs: options.Jobs = 0,
+    as_json: options.Json = False,
+    markdown: options.Markdown = False,
+    quiet: options.Quiet = False,
+) -> None:
+    r"""Bits per weight, SNR, gap to the Shannon bound and speed of the codec, at a list of rates and efforts.
+
+    Each matrix is compressed as a checkpoint of its own to a temporary folder. Bits are all bytes of its .rbe file,
+    whose header comes on top of what is asked for; SNR is that of the weights decoded from it. Gap is
+    6.02 dB x bits - SNR: 0 is the best any code can do for white Gaussian weights, below 0 is structure that was
+    found. Speeds are ns per weight of one pass: processor time on one core, wall time on all, the median of
+    some repeats, and the best to the worst.
+
+    The sources: gaussian, white noise; structured, 16 plane cosines and white noise 20 dB below; and
+    matrices of SOURCE.
+
+    Examples:
+
+      rbe bench codec
+
+      rbe bench codec --bits 2,3,4,5,6 --efforts 5,9 --plot codec.svg
+
+      rbe bench codec ./model --tensors 'layers\.0\..*weight' --synthetic 0 --json
+    """
+    from rbe_cli.operations.settings import Settings
+
+    rates, levels = _list("--bits", bits, float), _list("--efforts", efforts, int)
+    settings = Settings(bits=rates[0], effort=levels[0], objective=objective, transform=transform, jobs=jobs)
+    for rate in rates:
+        Settings(bits=rate)
+    for level in levels:
+        Settings(effort=level)
+    _check_plot(plot)
+    from rbe_cli.checkpoint.source import open_source
+    from rbe_cli.operations import bench_sources
+
+    sources = [bench_sources.gaussian(synthetic), bench_sources.structured(synthetic)] if synthetic else []
+    sources += bench_sources.of_checkpoint(open_source(source, revision), tensors, max_elements)
+    load_kernels(quiet)
+    from rbe_cli.operations.bench_codec import bench_codec
+
+    with progress_bar(quiet) as bar:
+        points = bench_codec(sources, rates, levels, settings, repeat=repeat, progress=bar)
+    if plot:
+        from rbe_cli.cli.rate_distortion_plot import draw
+
+        draw(plot, points)
+    if as_json:
+        json.dump(_document(sources, points, settings), sys.stdout, indent=2)
+        print()
+    else:
+        _print(sources, points, settings, markdown)
+
+
+def _list(option: str, text: str, kind: type[float] | type[int]) -> list[Any]:
+    """Comma-separated numbers, each once."""
+    try:
+        return list(dict.fromkeys(kind(item) for item in text.split(",")))
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: write numbers with commas between, like 2,3,4") from None
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Before anything is measured."""
+    if plot is None:
+        return
+    if plot.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise UsageError(f"--plot {plot}: end it in .svg, .png or .pdf")
+    if not plot.absolute().parent.is_dir():
+        raise RBEError(f"--plot {plot}: there is no folder {plot.parent}")
+    if find_spec("matplotlib") is None:
+        raise RBEError("--plot needs matplotlib: pip install 'rbe-cli[plot]'")
+
+
+def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Settings, markdown: bool) -> None:
+    console = stdout()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("source", overflow="fold")
+    for column in ("effort", "bits/w", "SNR dB", "gap dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("coding", no_wrap=True)
+    for column in (
+        "analyse",
+        "enc 1 core",
+        f"enc {settings.threads} cores",
+        "dec 1 core",
+        f"dec {settings.threads} cores",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for point in points:
+        table.add_row(
+            name_text(point.source.name), str(point.effort), f"{point.bits_per_weight:.3f}",
+            number(point.snr_db, ".2f"), number(point.gap_db, ".2f"),
+            point.coding if point.method == "trellis" else point.method,
+            number(math.nan if point.analyse_ns is None else point.analyse_ns, ".0f"),
+            *_speed_cells(point.encode, 0), *_speed_cells(point.decode, 1),
+        )  # fmt: skip
+    show(console, table, markdown)
+    from rbe_cli.operations.machine import machine
+
+    for source in sources:
+        line = f"{name_text(source.name).plain}: {shape_text(source.shape)} {source.dtype}, {source.what}"
+        console.print(("- " if markdown else "") + line)
+    console.print(
+        ("\n" if markdown else "")
+        + "ns per weight; one core: processor time, all cores: wall time; median (best to worst of "
+        f"{points[0].decode.one_core.repeats}). {', '.join(f'{k} {v}' for k, v in machine().items())}"
+    )
+
+
+def _speed_cells(speed: Speed | None, digits: int) -> list[str]:
+    return ["-", "-"] if speed is None else [_timing(t, digits) for t in (speed.one_core, speed.all_cores)]
+
+
+def _timing(timing: Timing, digits: int) -> str:
+    return f"{timing.median:.{digits}f} ({timing.best:.{digits}f}-{timing.worst:.{digits}f})"
+
+
+def _document(sources: Sequence[BenchSource], points: Sequence[Point], settings: Settings) -> dict[str, Any]:
+    from rbe_cli.operations.machine import machine
+
+    return {
+        "command": "bench codec",
+        "machine": machine(),
+        "threads": settings.threads,
+        "objective": settings.objective,
+        "transform": settings.transform,
+        "sources": [
+            {
+                "name": source.name,
+                "what": source.what,
+                "shape": list(source.shape),
+                "dtype": source.dtype,
+                "points": [_point(point) for point in points if point.source is source],
+            }
+            for source in sources
+        ],
+    }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {
+        "effort": point.effort,
+        "bits_asked": point.bits,
+        "bytes": point.size,
+        "bits_per_weight": point.bits_per_weight,
+        "snr_db": finite(point.snr_db),
+        "gap_db": finite(point.gap_db),
+        "method": point.method,
+        "coding": point.coding,
+        "analyse_ns_per_weight": point.analyse_ns,
+        "encode_ns_per_weight": _speed(point.encode),
+        "decode_ns_per_weight": _speed(point.decode),
+    }
+
+
+def _speed(speed: Speed | None) -> Mapping[str, Any] | None:
+    return None if speed is None else asdict(speed)

@@ -1,0 +1,177 @@
+"""`rbe sweep`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbe_cli.cli import budgets, options, sweep_tables
+from rbe_cli.cli.console import load_kernels, progress_bar
+from rbe_cli.errors import OverBudget, RBEError, UsageError
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.sweep import Point
+
+_GRID, _OUTPUT = "Grid (comma-separated lists)", "Results"
+_OBJECTIVES = "gap, snr, bits, encode or decode"
+_SORTS = "bits, ratio, size, nrmse, snr, gap, encode, decode or seconds"
+
+
+def _axis(flag: str, what: str) -> Any:
+    return typer.Option(flag, metavar="LIST", help=what, rich_help_panel=_GRID)
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="[SOURCE]", help="As for compress.  [default: mini-gpt2]", show_default=False)
+    ] = "mini-gpt2",
+    bits: Annotated[str | None, _axis("--bits", "Bits per weight.  [default: 2,3,4,5,6; 4 with other lists]")] = None,
+    ratios: Annotated[str | None, _axis("--ratios", "Compression ratios, further rates.")] = None,
+    blocks: Annotated[str | None, _axis("--blocks", "Block sizes.")] = None,
+    ks: Annotated[str | None, _axis("--ks", "Wavelet levels.")] = None,
+    transforms: Annotated[str | None, _axis("--transforms", "Transforms.")] = None,
+    efforts: Annotated[str | None, _axis("--efforts", "Effort levels.")] = None,
+    objectives: Annotated[str | None, _axis("--objectives", "balanced, mse.")] = None,
+    objective: Annotated[
+        str, typer.Option(metavar="WHAT", help=f"What makes a point best: {_OBJECTIVES}.", rich_help_panel=_OUTPUT)
+    ] = "gap",
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help=f"Sort by {_SORTS}.", rich_help_panel=_OUTPUT)] = "bits",
+    sample: Annotated[
+        float, typer.Option(metavar="SHARE", help="Sweep only so much of the weights, 0 to 1.", rich_help_panel=_GRID)
+    ] = 1.0,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Keep finished points here, and go on from what it has.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", rich_help_panel=_OUTPUT)
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw rate against SNR: .png, .svg, .pdf.", rich_help_panel=_OUTPUT),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Write one self-contained page: plot and tables.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
+    max_size: budgets.MaxSize = None,
+    min_ratio: budgets.MinRatio = None,
+    max_bits: budgets.MaxBits = None,
+    max_rmse: budgets.MaxRmse = None,
+    max_nrmse: budgets.MaxNrmse = None,
+    min_snr: budgets.MinSnr = None,
+    budget_file: budgets.BudgetFile = None,
+    jobs: options.Jobs = 0,
+    as_json: options.Json = False,
+    markdown: options.Markdown = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compress with every combination of some settings, and compare: size, error, speed.
+
+    Every point is written to a temporary folder, all its bytes are counted and decoded again. A * marks the Pareto
+    front: no other point is both smaller and more exact. With a budget, the best is chosen among the points within
+    it, and the exit code is 3 if there is none.
+
+    Examples:
+
+      rbe sweep --blocks 64,128,256
+
+      rbe sweep mini-gpt2 --bits 2,3,4 --efforts 0,5,9 --report sweep.html
+
+      rbe sweep ./model --ratios 4,8,16 --sample 0.1 --results sweep.jsonl
+    """
+    bounds = budgets.from_options(budget_file, max_size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr)
+    _check_choices(objective, sort, plot)
+    from rbe_cli.operations.sweep import Grid
+
+    axes = {
+        "block": _list("--blocks", blocks, int),
+        "k": _list("--ks", ks, int),
+        "transform": _list("--transforms", transforms, str),
+        "effort": _list("--efforts", efforts, int),
+        "objective": _list("--objectives", objectives, str),
+    }
+    rates = [("bits", b) for b in _list("--bits", bits, float)] + [
+        ("ratio", r) for r in _list("--ratios", ratios, float)
+    ]
+    grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
+    settings = grid.settings()
+    from rbe_cli.checkpoint.source import open_source
+
+    checkpoint = open_source(source, revision)
+    load_kernels(quiet)
+    from rbe_cli.operations import sweep
+
+    part = None
+    if sample != 1:
+        checkpoint, part = sweep.sampled(checkpoint, sample)
+    with progress_bar(quiet) as bar:
+        if bar:
+            bar.phase("sweeping", len(settings))
+        count = 0
+
+        def done(point: Point, old: bool) -> None:
+            nonlocal count
+            count += 1
+            if bar:
+                what = sweep_tables.settings_text(point, list(grid.axes))
+                kept = " (kept from before)" if old else ""
+                bar.line(f"{count}/{len(settings)} {what}: {sweep_tables.short(point)}{kept}")
+                bar.advance(1)
+
+        points = sweep.sweep(checkpoint, settings, results, done)
+    outcome = sweep_tables.judge_points(checkpoint.name, points, part, bounds, objective, sort)
+    if csv_file:
+        sweep_tables.write_csv(csv_file, outcome)
+    if plot:
+        from rbe_cli.cli.plot import draw
+
+        draw(plot, outcome)
+    if report:
+        from rbe_cli.cli.report import write_report
+
+        write_report(report, outcome)
+    if as_json:
+        json.dump(sweep_tables.document(outcome), sys.stdout, indent=2)
+        print()
+    else:
+        sweep_tables.print_outcome(outcome, markdown)
+    if bounds != budgets.NONE and not outcome.allowed:
+        raise OverBudget(f"over budget: none of the {len(points)} points keeps every bound")
+
+
+def _list(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
+    if text is None:
+        return []
+    try:
+        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r}: write a list like 64,128,256") from None
+
+
+def _check_choices(objective: str, sort: str, plot: Path | None) -> None:
+    from rbe_cli.operations.settings import OBJECTIVES as ENCODER
+    from rbe_cli.operations.sweep import OBJECTIVES, SORTS
+
+    if objective not in OBJECTIVES:
+        advice = "; for the encoder's, write --objectives" if objective in ENCODER else ""
+        raise UsageError(f"--objective must be {_OBJECTIVES}, not {objective!r}{advice}")
+    if sort not in SORTS:
+        raise UsageError(f"--sort must be {_SORTS}, not {sort!r}")
+    if plot:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise RBEError("--plot needs matplotlib: pip install 'rbe-cli[plot]'; --report needs nothing") from None

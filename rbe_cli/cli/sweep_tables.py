@@ -1,0 +1,204 @@
+"""What a sweep found, as a table, as JSON and as CSV; the plot and the report draw on it too."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from rbe_cli.cli import tables
+from rbe_cli.cli.console import stdout
+from rbe_cli.operations.figures import finite
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.budgets import GroupedBounds
+    from rbe_cli.operations.sweep import Point, Sample
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found, ready to be shown.
+
+    Attributes
+    ----------
+    order : list of int
+        The points as sorted.
+    front, allowed : set of int
+        Those of the Pareto front, and those within the budget.
+    best : int or None
+    """
+
+    source: str
+    points: Sequence[Point]
+    sample: Sample | None
+    order: list[int]
+    front: set[int]
+    allowed: set[int]
+    best: int | None
+    objective: str
+    varied: list[str]
+
+    @property
+    def sample_text(self) -> str:
+        """What was swept, when it was not all."""
+        if self.sample is None:
+            return ""
+        part = self.sample
+        return (
+            f"a sample: {part.tensors} of {part.of_tensors} tensors, {part.elements:,} of {part.of_elements:,} weights "
+            f"({100 * part.share:.3g} %); the whole may differ"
+        )
+
+
+def judge_points(
+    source: str, points: Sequence[Point], part: Sample | None, bounds: GroupedBounds, objective: str, sort: str
+) -> Outcome:
+    """Sort the points, hold them against the budget, and choose the best."""
+    from rbe_cli.operations import sweep
+    from rbe_cli.operations.budgets import judge
+
+    allowed = {
+        i
+        for i, point in enumerate(points)
+        if not point.problem and all(budget.kept for budget in judge(bounds, point.tensors, point.size))
+    }
+    names = list(dict.fromkeys(name for point in points for name in point.settings))
+    varied = [name for name in names if len({str(point.settings.get(name)) for point in points}) > 1]
+    return Outcome(
+        source, points, part, sweep.order(points, sort), sweep.pareto_front(points), allowed,
+        sweep.best(points, sorted(allowed), objective), objective, varied,
+    )  # fmt: skip
+
+
+def settings_text(point: Point, varied: Sequence[str] = ()) -> str:
+    """The rate of a point and the settings that differ between points."""
+    names = ["bits", "ratio", *(name for name in varied if name not in ("bits", "ratio"))]
+    return ", ".join(f"{name} {point.settings[name]}" for name in names if name in point.settings)
+
+
+def short(point: Point) -> str:
+    """What a point gave, in a few words."""
+    if point.problem:
+        return point.problem
+    snr = tables.number(point.error.snr, ".2f")
+    return f"{point.bits:.3f} bits/w, SNR {snr} dB, {point.seconds:.1f} s"
+
+
+COLUMNS = ("bits/w", "ratio", "size", "RMSE", "NRMSE", "SNR dB", "gap dB", "worst NRMSE", "enc ns/el", "dec ns/el", "s")
+
+
+def cells(point: Point) -> list[str]:
+    """The figures of a point under COLUMNS."""
+    if point.problem:
+        return ["-"] * len(COLUMNS)
+    error, gap = point.error, point.figure("gap")
+    return [
+        f"{point.bits:.3f}", f"{point.ratio:.2f}", tables.size_text(point.size), f"{error.rmse:.3g}",
+        f"{error.nrmse:.4f}", tables.number(error.snr, ".2f"), tables.number(gap if gap is not None else 0, ".2f"),
+        f"{point.worst_nrmse:.4f}", _time(point.encode_ns), _time(point.decode_ns), f"{point.seconds:.1f}",
+    ]  # fmt: skip
+
+
+def _time(nanoseconds: float | None) -> str:
+    return "-" if nanoseconds is None else f"{nanoseconds:.3g}"
+
+
+def mark(outcome: Outcome, i: int) -> str:
+    """`best`, `*` for the front, `over` for what breaks the budget."""
+    if outcome.points[i].problem:
+        return "cannot"
+    front = "*" if i in outcome.front else ""
+    if i == outcome.best:
+        return f"{front} best".strip()
+    return front if i in outcome.allowed else f"{front} over".strip()
+
+
+def setting_cells(outcome: Outcome, i: int) -> list[str]:
+    """The settings of a point that differ between points."""
+    return [str(outcome.points[i].settings.get(name, "-")) for name in outcome.varied]
+
+
+def print_outcome(outcome: Outcome, markdown: bool) -> None:
+    """The table and what is to be said of it."""
+    console = stdout()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in outcome.varied:
+        table.add_column(name, justify="right")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for i in outcome.order:
+        style = "bold" if i == outcome.best else ""
+        table.add_row(mark(outcome, i), *setting_cells(outcome, i), *cells(outcome.points[i]), style=style)
+    tables.show(console, table, markdown)
+    for line in remarks(outcome):
+        console.print(line)
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    """What a reader of the table should know."""
+    from rbe_cli.operations.sweep import same_results
+
+    lines = []
+    if outcome.best is not None:
+        point = outcome.points[outcome.best]
+        lines.append(f"best for {outcome.objective}: {settings_text(point, outcome.varied)} ({short(point)})")
+    lines.append("* is on the Pareto front of bits per weight and SNR")
+    if outcome.sample is not None:
+        lines.append(outcome.sample_text)
+    for group in same_results(outcome.points):
+        first = outcome.points[group[0]].settings
+        names = [n for n in outcome.varied if any(outcome.points[i].settings.get(n) != first.get(n) for i in group)]
+        alike = settings_text(outcome.points[group[0]], [n for n in outcome.varied if n not in names])
+        lines.append(f"{alike}: {' and '.join(names)} made no difference ({len(group)} points of equal size and error)")
+    lines += [f"{settings_text(p, outcome.varied)}: {p.problem}" for p in outcome.points if p.problem]
+    return lines
+
+
+def _row(outcome: Outcome, i: int) -> dict[str, Any]:
+    point = outcome.points[i]
+    error, gap = point.error, point.figure("gap")
+    measured = {
+        "bytes": point.size,
+        "bits_per_weight": point.bits,
+        "ratio": point.ratio,
+        "rmse": error.rmse,
+        "nrmse": error.nrmse,
+        "snr_db": finite(error.snr),
+        "gap_db": finite(gap) if gap is not None else None,
+        "worst_nrmse": point.worst_nrmse,
+        "encode_ns_per_element": point.encode_ns,
+        "decode_ns_per_element": point.decode_ns,
+        "seconds": point.seconds,
+    }
+    if point.problem:
+        measured = dict.fromkeys(measured)
+    flags = {"front": i in outcome.front, "best": i == outcome.best, "within_budget": i in outcome.allowed}
+    return {"settings": point.settings} | measured | flags | {"problem": point.problem or None}
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """The JSON document."""
+    return {
+        "command": "sweep",
+        "source": outcome.source,
+        "objective": outcome.objective,
+        "sample": outcome.sample and outcome.sample.__dict__ | {"share": outcome.sample.share},
+        "points": [_row(outcome, i) for i in outcome.order],
+    }
+
+
+def write_csv(path: Path, outcome: Outcome) -> None:
+    """A line per point, sorted as the table is."""
+    rows = [_row(outcome, i) for i in outcome.order]
+    names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, *(key for key in rows[0] if key != "settings")])
+        for row in rows:
+            writer.writerow([row["settings"].get(name, "") for name in names] + list(row.values())[1:])

@@ -1,0 +1,106 @@
+"""`rbe verify`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rbe_cli.cli import options, tables
+from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.operations.figures import finite
+from rbe_cli.operations.settings import Settings
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.verify import Verified
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="ORIGINAL", help="The checkpoint it was made from; the errors are then measured anew."),
+    ] = None,
+    jobs: options.Jobs = 0,
+    as_json: options.Json = False,
+    markdown: options.Markdown = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check every byte of a compressed folder and decode everything in it, writing nothing.
+
+    With --against, the error of every tensor is measured on the decoded weights and compared with what the manifest
+    claims. Exit code 4 if anything is damaged or any claim is not true.
+
+    Examples:
+
+      rbe verify mini.rbe
+
+      rbe verify mini.rbe --against mini-gpt2
+    """
+    settings = Settings(jobs=jobs)
+    original = None
+    if against is not None:
+        from rbe_cli.checkpoint.source import open_source
+
+        original = open_source(against)
+    load_kernels(quiet)
+    from rbe_cli.operations.verify import verify
+
+    with progress_bar(quiet) as bar:
+        done = verify(path, original, threads=settings.threads, progress=bar)
+    speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
+    if as_json:
+        json.dump(_document(path, against, done, speed), sys.stdout, indent=2)
+        print()
+        return
+    console = stdout()
+    if done.measured:
+        tables.show(console, _table(done), markdown)
+    decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
+    console.print(
+        f"{len(done.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.size)}: every checksum right, "
+        f"every tile decodes; {done.seconds:.2f} s on {settings.threads} threads{decoded}"
+    )
+    if done.same_files is not None:
+        files = "the files that were" if done.same_files else "not the files, but the tensors, that were"
+        console.print(f"every error is as the manifest claims; {against} has {files} compressed")
+
+
+def _table(done: Verified) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tensor", overflow="fold", ratio=1)
+    for column in ("RMSE", "NRMSE", "claimed", "SNR dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for tensor in done.tensors:
+        error = done.measured[tensor.name]
+        if tensor.nrmse:
+            table.add_row(
+                tables.name_text(tensor.name), f"{error.rmse:.3g}", f"{error.nrmse:.6f}", f"{tensor.nrmse:.6f}",
+                f"{error.snr:.2f}",
+            )  # fmt: skip
+    exact = sum(1 for tensor in done.tensors if not tensor.nrmse)
+    if exact:
+        table.add_row(f"{exact} tensors that are exact", "0", "0", "0", "exact")
+    return table
+
+
+def _document(path: Path, against: str | None, done: Verified, speed: float | None) -> dict[str, Any]:
+    return {
+        "command": "verify",
+        "path": str(path),
+        "against": against,
+        "same_files": done.same_files,
+        "tensors": [
+            {"name": name, "rmse": error.rmse, "nrmse": error.nrmse, "snr_db": finite(error.snr)}
+            for name, error in done.measured.items()
+        ],
+        "elements": done.elements,
+        "bytes": done.size,
+        "seconds": done.seconds,
+        "decode_ns_per_element": speed,
+    }

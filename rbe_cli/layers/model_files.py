@@ -1,0 +1,72 @@
+"""A model as the layers want it: compressed folder or checkpoint, with the files beside its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rbe_cli.checkpoint.reader import Checkpoint
+from rbe_cli.checkpoint.source import open_source
+from rbe_cli.container.folder import Folder
+from rbe_cli.container.manifest import CARRIED, NAME
+from rbe_cli.errors import CorruptFile, RBEError
+
+_MAX_JSON = 64 << 20
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Exactly one of `folder` (compressed) and `checkpoint` (dense) is given.
+
+    Attributes
+    ----------
+    name : str
+        How the user called it.
+    """
+
+    name: str
+    folder: Folder | None = None
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def open(cls, source: str) -> ModelFiles:
+        """Open what `rbe compress` wrote, or anything it could read. Raises RBEError, CorruptFile."""
+        path = Path(source)
+        if (path / NAME).is_file():
+            return cls(source, folder=Folder.open(path))
+        return cls(source, checkpoint=open_source(source))
+
+    def file(self, relative: str) -> Path | None:
+        """A file beside the weights, such as `config.json`; None if there is none."""
+        if self.folder is not None:
+            carried = any(entry.path == relative for entry in self.folder.manifest.carried)
+            path = self.folder.path / CARRIED / relative
+            return path if carried and path.is_file() else None
+        assert self.checkpoint is not None
+        return next((path for path, name in self.checkpoint.carried if name == relative), None)
+
+    def json(self, relative: str) -> dict[str, Any]:
+        """A JSON object beside the weights. Raises RBEError if there is none, CorruptFile if it is not an object."""
+        path = self.file(relative)
+        if path is None:
+            raise RBEError(f"{self.name}: no {relative} beside the weights; compress the model's whole folder")
+        if path.stat().st_size > _MAX_JSON:
+            raise CorruptFile(f"{path}: too large to be a {relative}")
+        try:
+            value = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise CorruptFile(f"{path}: not a JSON object")
+        return value
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on disk: layer files and manifest, or safetensors files."""
+        if self.folder is not None:
+            layers = sum(layer.bytes for layer in self.folder.manifest.layers)
+            return layers + (self.folder.path / NAME).stat().st_size
+        assert self.checkpoint is not None
+        return sum(shard.size for shard in self.checkpoint.shards)

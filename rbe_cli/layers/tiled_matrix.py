@@ -1,0 +1,140 @@
+"""A compressed matrix that is multiplied with while it is decoded: never more than a few tiles of it in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes
+from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.container.folder import StoredTensor
+from rbe_cli.errors import located
+from rbe_cli.layers.tile_cache import TileCache
+
+#: Tiles that may be under way in an executor at once.
+_AHEAD = 4
+#: What decoders have of the package's own tables, held once for all tensors.
+_SHARED = ("family", "step")
+
+Product = Callable[[Tile, NDArray[np.float32]], NDArray[np.float32]]
+
+
+class TiledMatrix:
+    """W, rows x columns, held as its compressed tiles.
+
+    Products equal those with the weights `rbe decode` writes: values are rounded to the source's type.
+
+    Parameters
+    ----------
+    stored : StoredTensor
+        An open tensor of two dimensions, not one that is stored exactly. All its bytes are read here and checked
+        against their CRC; the file is not needed afterwards.
+    cache : TileCache
+        Shared by the matrices of a model.
+    executor : Executor or None
+        Where tiles are decoded side by side; None decodes in the caller's thread. Sums are formed in the order of the
+        tiles either way, so results do not depend on it.
+    """
+
+    def __init__(self, stored: StoredTensor, cache: TileCache, executor: Executor | None = None) -> None:
+        self._decoder, self._grid = stored.tiles()
+        self._streams = [stored.stream(i) for i in range(len(self._grid))]
+        self._name = stored.record.name
+        self._dtype = stored.record.dtype
+        self._where = stored.where
+        self._cache = cache
+        self._executor = executor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self._grid.rows, self._grid.columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the compressed tiles and of the decoder's scale field."""
+        return sum(map(len, self._streams)) + decoder_bytes(self._decoder)
+
+    @property
+    def grid(self) -> Grid:
+        """How it is cut."""
+        return self._grid
+
+    def take(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Rows by number, int[n] -> float32[n, columns]; decodes the tiles they are in."""
+        out = np.empty((ids.size, self._grid.columns), np.float32)
+        across = -(-self._grid.columns // self._grid.width)
+        bands = ids // self._grid.height
+        for band in np.unique(bands):
+            wanted = np.flatnonzero(bands == band)
+            for index in range(int(band) * across, (int(band) + 1) * across):
+                tile = self._grid[index]
+                out[wanted, tile.left : tile.right] = self._weights(index)[ids[wanted] - tile.top]
+        return out
+
+    def times(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """X W, float32[n, rows] -> float32[n, columns]."""
+        y = np.zeros((len(x), self._grid.columns), np.float32)
+        for tile, part in self._products(lambda tile, w: x[:, tile.top : tile.bottom] @ w, len(x)):
+            y[:, tile.left : tile.right] += part
+        return y
+
+    def times_transposed(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """X W^T, float32[n, columns] -> float32[n, rows]."""
+        y = np.zeros((len(x), self._grid.rows), np.float32)
+        for tile, part in self._products(lambda tile, w: x[:, tile.left : tile.right] @ w.T, len(x)):
+            y[:, tile.top : tile.bottom] += part
+        return y
+
+    def _products(self, product: Product, count: int) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """What `product` makes of each tile, in order; nothing for 0 vectors."""
+        if not count:
+            return
+        if self._executor is None or len(self._grid) == 1:
+            for index in range(len(self._grid)):
+                tile = self._grid[index]
+                yield tile, product(tile, self._weights(index))
+            return
+        ahead: deque[tuple[Tile, Future[NDArray[np.float32]]]] = deque()
+        for index in range(len(self._grid)):
+            ahead.append((self._grid[index], self._executor.submit(self._job, product, index)))
+            if len(ahead) >= _AHEAD:
+                tile, future = ahead.popleft()
+                yield tile, future.result()
+        for tile, future in ahead:
+            yield tile, future.result()
+
+    def _job(self, product: Product, index: int) -> NDArray[np.float32]:
+        return product(self._grid[index], self._weights(index))
+
+    def _weights(self, index: int) -> NDArray[np.float32]:
+        """A tile, float32[rows, columns], to read before this thread asks for the next."""
+        key = self._name, index
+        held = self._cache.get(key)
+        if held is not None:
+            return held
+        with located(self._where):
+            weights = self._decoder.decode(self._streams[index], self._grid[index])
+        if self._dtype in ("F16", "BF16"):
+            weights = dtypes.from_float32(weights, self._dtype).astype(np.float32)
+        self._cache.offer(key, weights)
+        return weights
+
+
+def decoder_bytes(decoder: object) -> int:
+    """Bytes of the arrays a tensor's decoder holds for itself, such as its scale field; shared tables not counted."""
+    arrays: dict[int, int] = {}
+    waiting = [decoder]
+    while waiting:
+        for key, value in vars(waiting.pop()).items():
+            if isinstance(value, np.ndarray):
+                if key not in _SHARED:
+                    arrays[id(value)] = value.nbytes
+            elif key not in _SHARED and hasattr(value, "__dict__") and not callable(value):
+                waiting.append(value)
+    return sum(arrays.values())

@@ -1,0 +1,169 @@
+"""Bounds on the size and error of groups of tensors, and the verdict on each.
+
+A group is all tensors, or those whose name a regular expression finds. Size, ratio and bits are those of the group
+together, of the whole with headers and manifest; errors are those of its worst tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbe_cli import metrics
+from rbe_cli.errors import UsageError
+from rbe_cli.operations.model_budgets import Budget
+from rbe_cli.operations.sizes import parse_size
+from rbe_cli.operations.toml import read_toml, unknown_key
+
+if TYPE_CHECKING:
+    from rbe_cli.container.manifest import TensorEntry
+
+#: Table of a budget file with bounds per group.
+_GROUPS = "tensors"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a group of tensors must keep; None is no bound.
+
+    Attributes
+    ----------
+    max_size : int
+        Bytes of the group together.
+    min_ratio, max_bits : float
+        Source bytes over bytes, and bits per weight, of the group together.
+    max_rmse, max_nrmse : float
+        Of the worst tensor of the group.
+    min_snr : float
+        In dB, of the worst tensor of the group.
+    """
+
+    max_size: int | None = None
+    min_ratio: float | None = None
+    max_bits: float | None = None
+    max_rmse: float | None = None
+    max_nrmse: float | None = None
+    min_snr: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            if not math.isfinite(value) or (value < 0 and name != "min_snr"):
+                raise UsageError(f"{_option(name)} must be a number that is not negative, not {value:g}")
+
+    def given(self) -> dict[str, Any]:
+        """The bounds there are, by name."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class GroupedBounds:
+    """Bounds on the whole, and on groups of tensors by a pattern their names match."""
+
+    whole: Bounds = Bounds()
+    groups: tuple[tuple[str, Bounds], ...] = ()
+
+    def with_whole(self, bounds: Bounds) -> GroupedBounds:
+        """The same with some bounds on the whole in the place of its own."""
+        return replace(self, whole=replace(self.whole, **bounds.given()))
+
+
+@dataclass(frozen=True)
+class GroupBudget(Budget):
+    """One bound on one group, and what was found.
+
+    Attributes
+    ----------
+    group : str
+        The pattern, or `all`.
+    tensor : str
+        Where the figure was found; empty for the figures of a group together.
+    """
+
+    group: str = ALL
+    tensor: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the bound as in files and JSON, such as `max_nrmse`."""
+        return self.option.removeprefix("--").replace("-", "_")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def read_bounds(path: Path) -> GroupedBounds:
+    """Read a budget file: bounds on the whole at the top, and `[tensors."REGEX"]` with bounds on groups.
+
+    Raises RBEError if it cannot be read, UsageError for what it must not hold.
+    """
+    values = read_toml(path)
+    groups = values.pop(_GROUPS, {})
+    if not isinstance(groups, dict) or not all(isinstance(bounds, dict) for bounds in groups.values()):
+        raise UsageError(f'{path}: write bounds per tensor as [tensors."REGEX"], with a line for each below')
+    for pattern in groups:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{path}: [{_GROUPS}.{pattern!r}] is not a regular expression ({error})") from None
+    return GroupedBounds(
+        _bounds(values, str(path)),
+        tuple((pattern, _bounds(bounds, f"{path}: {pattern!r}")) for pattern, bounds in groups.items()),
+    )
+
+
+def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
+    names = [item.name for item in fields(Bounds)]
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise unknown_key(key, [*names, _GROUPS], where)
+        if key == "max_size" and isinstance(value, str):
+            read[key] = parse_size(value)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{where}: {key} must be a number, not {value!r}")
+        else:
+            read[key] = value
+    return Bounds(**read)
+
+
+def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> list[GroupBudget]:
+    """Every bound with its figure; `size` is that of all files. Raises UsageError for a pattern without a tensor."""
+    judged = _judge_group(ALL, bounds.whole, tensors, size)
+    for pattern, own in bounds.groups:
+        group = [tensor for tensor in tensors if re.search(pattern, tensor.name)]
+        if not group:
+            raise UsageError(f"budget for {pattern!r}: no tensor has such a name, so it would guard nothing")
+        judged += _judge_group(pattern, own, group, sum(tensor.bytes for tensor in group))
+    return judged
+
+
+def _judge_group(group: str, bounds: Bounds, tensors: Sequence[TensorEntry], size: int) -> list[GroupBudget]:
+    together = {
+        "max_size": float(size),
+        "min_ratio": metrics.ratio(sum(tensor.source_bytes for tensor in tensors), size),
+        "max_bits": metrics.bits_per_weight(size, sum(tensor.elements for tensor in tensors)),
+    }
+    judged = []
+    for name, bound in bounds.given().items():
+        if name in together:
+            judged.append(GroupBudget(_option(name), bound, together[name], group))
+        elif tensors:
+            worst = _worst(name, tensors)
+            judged.append(GroupBudget(_option(name), bound, _figure(name, worst), group, worst.name))
+    return judged
+
+
+def _figure(bound: str, tensor: TensorEntry) -> float:
+    return float(getattr(tensor, bound.partition("_")[2]))
+
+
+def _worst(bound: str, tensors: Sequence[TensorEntry]) -> TensorEntry:
+    sign = -1 if bound.startswith("min_") else 1
+    return max(tensors, key=lambda tensor: sign * _figure(bound, tensor))

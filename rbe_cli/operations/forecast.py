@@ -1,0 +1,166 @@
+"""What a compression would give: the size and error of every tensor and of the whole, without encoding."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import __version__, dtypes, metrics
+from rbe_cli.checkpoint.reader import Checkpoint
+from rbe_cli.codec import lossless, rate_control, trellis_codec
+from rbe_cli.codec.source import view_shape
+from rbe_cli.codec.tiles import Grid
+from rbe_cli.container.layer_file import EncodedTensor
+from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.names import file_names, layer_of
+from rbe_cli.errors import RBEError
+from rbe_cli.operations.compress import Job, Plan, choice_entry
+from rbe_cli.operations.progress import Progress, Silent, worker_threads
+from rbe_cli.operations.settings import Settings
+
+#: Exact tensors with more elements than this are not coded to know their size; the entropy of so many tells it.
+_SAMPLE = 1 << 16
+#: Bytes of a layer file that belong to no tensor.
+_LAYER = 38
+_SHA256 = "0" * 64
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        With the sizes and errors expected.
+    size : int
+        Bytes of the layer files and the manifest.
+    seconds : float
+        Wall time of the forecast.
+    """
+
+    manifest: Manifest
+    size: int
+    seconds: float
+
+
+def forecast(checkpoint: Checkpoint, settings: Settings, progress: Progress | None = None) -> Forecast:
+    """Analyse a checkpoint as `compress` does, find the step, and write nothing.
+
+    Raises RBEError if the size asked for is out of reach.
+    """
+    started = time.perf_counter()
+    with worker_threads(settings.threads) as pool:
+        job = _Forecasting(checkpoint, settings, pool, Path(), progress or Silent())
+        manifest = job.manifest()
+    return Forecast(manifest, _size(manifest), time.perf_counter() - started)
+
+
+class _Forecasting(Job):
+    """A compression that stops before it encodes."""
+
+    def manifest(self) -> Manifest:
+        """The manifest that is to be expected."""
+        self.sources = tuple(
+            SourceFile(shard.relative, shard.size, _SHA256, shard.metadata) for shard in self.checkpoint.shards
+        )
+        self.carried = tuple(
+            FileEntry(relative, path.stat().st_size, _SHA256) for path, relative in self.checkpoint.carried
+        )
+        self.plans = self._plan()
+        self._exact = {
+            plan.info.name: size
+            for plan, size in zip(self.plans, self.pool.map(self._exact_bytes, self.plans), strict=True)
+        }
+        budget = self._budget()
+        multiplier = 0.0
+        if budget is not None:
+            analyses = [p.analysis for p in self.plans if p.analysis is not None and p.goal.kind == "shared"]
+            fixed = self._written(None)
+            rest = _size(fixed)
+            if rest >= budget:
+                raise RBEError(self._out_of_reach(rest))
+            multiplier = rate_control.multiplier_for_size(analyses, budget * rate_control.AIM - rest)
+        return self._written(multiplier)
+
+    def _written(self, multiplier: float | None) -> Manifest:
+        """The manifest at a step; with None, of what does not depend on it."""
+        by_layer: dict[str, list[Plan]] = {}
+        for plan in self.plans:
+            by_layer.setdefault(layer_of(plan.info.name), []).append(plan)
+        files = file_names(by_layer)
+        layers = []
+        for layer, plans in by_layer.items():
+            entries = [self._entry(plan, multiplier, i == 0) for i, plan in enumerate(plans)]
+            size = sum(entry.bytes for entry in entries)
+            layers.append(LayerEntry(files[layer], size, _SHA256, tuple(entries)))
+        return Manifest(
+            f"rbe {__version__}", self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
+            self.sources, tuple(layers), self.carried,
+        )  # fmt: skip
+
+    def _entry(self, plan: Plan, multiplier: float | None, first: bool) -> TensorEntry:
+        info = plan.info
+        size, chunks, error, method = self._body(plan, multiplier)
+        side = EncodedTensor(info.name, info.dtype, info.shape, method.split()[0], [b""] * chunks, plan.same_as).size()
+        total = size + side + (_LAYER if first else 1)
+        return TensorEntry(
+            info.name, info.dtype, info.shape, method, round(total), error.rmse, error.nrmse, plan.shard,
+            choice_entry(plan.choice) if method == "trellis" else None,
+        )  # fmt: skip
+
+    def _body(self, plan: Plan, multiplier: float | None) -> tuple[float, int, metrics.Error, str]:
+        """Bytes and number of the chunks, error, and method."""
+        info, analysis = plan.info, plan.analysis
+        exact = metrics.Error(0.0, 0.0, info.elements)
+        if plan.same_as:
+            return 0, 0, self._error_of(plan.same_as, multiplier), SAME_AS + plan.same_as
+        if analysis is not None:
+            chunks = 1 + len(Grid.of(*view_shape(info.shape)))
+            if multiplier is None and plan.goal.kind == "shared":
+                return 0, chunks, exact, "trellis"
+            step = self._own_multiplier(plan, multiplier or 0.0) * analysis.unit
+            size = analysis.expected_bytes(step)
+            fits = analysis.largest / step <= trellis_codec.MAX_INDEX
+            if fits and (size < info.nbytes * 0.6 or size < self._exact[info.name]):
+                error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
+                return size, chunks, error, "trellis"
+        return self._exact[info.name], lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
+
+    def _error_of(self, name: str, multiplier: float | None) -> metrics.Error:
+        other = next(plan for plan in self.plans if plan.info.name == name)
+        return self._body(other, multiplier)[2]
+
+    def _exact_bytes(self, plan: Plan) -> float:
+        """Bytes of a tensor's chunks when it is kept exactly."""
+        info = plan.info
+        if plan.same_as:
+            return 0.0
+        if plan.goal.kind == "skip" or info.elements <= _SAMPLE:
+            if plan.analysis is not None:
+                return info.nbytes
+            return sum(map(len, self._exact_chunks(plan)))
+        return sum(_plane_bytes(plane, info.elements) for plane in lossless.planes(self._sampled(plan), info.dtype))
+
+    def _sampled(self, plan: Plan) -> NDArray[np.uint8]:
+        """The bytes of some elements, spread over the tensor."""
+        raw, width = self._raw(plan), dtypes.BITS[plan.info.dtype] // 8 or 1
+        part = 1 << 12
+        starts = np.linspace(0, raw.size // width - part, _SAMPLE // part).astype(np.int64)
+        return np.concatenate([raw[start * width : (start + part) * width] for start in starts])
+
+
+def _plane_bytes(plane: NDArray[np.uint8], elements: int) -> float:
+    counts = np.bincount(plane, minlength=256)
+    counts = counts[counts > 0]
+    bits = float(-(counts * np.log2(counts / plane.size)).sum()) / plane.size
+    chunks = -(-elements // lossless.CHUNK)
+    return min(bits / 8 * elements + chunks * (counts.size + 40), elements + chunks)
+
+
+def _size(manifest: Manifest) -> int:
+    return len(manifest.dump()) + sum(layer.bytes for layer in manifest.layers)

@@ -1,0 +1,301 @@
+"""Sweep: compress a checkpoint with every combination of some settings and measure each, resumably."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rbe_cli import __version__, metrics
+from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
+from rbe_cli.container.manifest import ChoiceEntry, TensorEntry
+from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.operations.compress import compress
+from rbe_cli.operations.figures import total_error
+from rbe_cli.operations.settings import DEFAULT_BITS, Settings
+from rbe_cli.operations.verify import verify
+
+#: Rates of a sweep of nothing else.
+DEFAULT_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
+#: What can be best, and whether more of it is better.
+OBJECTIVES = {"gap": False, "snr": True, "bits": False, "encode": False, "decode": False}
+#: Sizes up to this much larger count as equal: rate control meets them to half a percent.
+_EQUAL = 1.005
+#: Columns a table can be sorted by.
+SORTS = ("bits", "ratio", "size", "nrmse", "snr", "gap", "encode", "decode", "seconds")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of settings and what it gave.
+
+    Attributes
+    ----------
+    settings : dict
+        As recorded in a manifest.
+    tensors : tuple of TensorEntry
+    size : int
+        Bytes of all layer files and the manifest.
+    seconds : float
+        Wall time of the compression.
+    encode_ns, decode_ns : float or None
+        Processor time per trellis-coded weight.
+    problem : str
+        Why it could not be done; empty if it was.
+    """
+
+    settings: dict[str, Any]
+    tensors: tuple[TensorEntry, ...] = ()
+    size: int = 0
+    seconds: float = 0.0
+    encode_ns: float | None = None
+    decode_ns: float | None = None
+    problem: str = ""
+
+    @property
+    def error(self) -> metrics.Error:
+        """Of all inexact tensors together."""
+        return total_error(self.tensors)
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight, every byte counted."""
+        return metrics.bits_per_weight(self.size, sum(tensor.elements for tensor in self.tensors))
+
+    @property
+    def ratio(self) -> float:
+        """Source bytes over bytes."""
+        return metrics.ratio(sum(tensor.source_bytes for tensor in self.tensors), self.size)
+
+    @property
+    def worst_nrmse(self) -> float:
+        """Relative error of the worst tensor."""
+        return max((tensor.nrmse for tensor in self.tensors), default=0.0)
+
+    def figure(self, column: str) -> float | None:
+        """A figure by the name of its column in OBJECTIVES or SORTS."""
+        error = self.error
+        figures: dict[str, float | None] = {
+            "bits": self.bits,
+            "ratio": self.ratio,
+            "size": self.size,
+            "nrmse": error.nrmse,
+            "snr": error.snr,
+            "gap": metrics.gap_db(self.bits, error.snr),
+            "encode": self.encode_ns,
+            "decode": self.decode_ns,
+            "seconds": self.seconds,
+        }
+        return figures[column]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The combinations to try.
+
+    Attributes
+    ----------
+    axes : dict
+        Name of a setting -> its values.
+    rates : tuple
+        (`bits` or `ratio`, value) pairs; each is one rate.
+    fixed : dict
+        Settings that are the same for all.
+    """
+
+    axes: Mapping[str, Sequence[Any]]
+    rates: Sequence[tuple[str, float]] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> list[Settings]:
+        """All combinations. Raises UsageError for a value that is out of range."""
+        rates = self.rates or [("bits", bits) for bits in ([DEFAULT_BITS] if self.axes else DEFAULT_RATES)]
+        combinations = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
+        return [Settings(**{**self.fixed, **axes, name: value}) for axes in combinations for name, value in rates]
+
+    def names(self) -> list[str]:
+        """The settings that have more than one value."""
+        many = [name for name, values in self.axes.items() if len(values) > 1]
+        return many + sorted({name for name, _ in self.rates} if len(self.rates) > 1 else ())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which part of a checkpoint was swept."""
+
+    tensors: int
+    of_tensors: int
+    elements: int
+    of_elements: int
+
+    @property
+    def share(self) -> float:
+        """Of the weights."""
+        return self.elements / max(self.of_elements, 1)
+
+
+def sampled(checkpoint: Checkpoint, share: float) -> tuple[Checkpoint, Sample]:
+    """A checkpoint of some of the tensors, at most `share` of the weights; the same ones every time."""
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample must be above 0 and at most 1, not {share:g}")
+    everything = [info for _, info in checkpoint.tensors]
+    of_elements = sum(info.elements for info in everything)
+    chosen: list[TensorInfo] = []
+    for info in sorted(everything, key=lambda info: hashlib.sha256(info.name.encode()).digest()):
+        if sum(one.elements for one in chosen) + info.elements <= share * of_elements:
+            chosen.append(info)
+    if not chosen:
+        chosen = [min(everything, key=lambda info: info.elements)] if everything else []
+    names = {info.name for info in chosen}
+    shards = [replace(shard, tensors=[t for t in shard.tensors if t.name in names]) for shard in checkpoint.shards]
+    part = replace(checkpoint, shards=[shard for shard in shards if shard.tensors], carried=[])
+    elements = sum(info.elements for info in chosen)
+    return part, Sample(len(chosen), len(everything), elements, of_elements)
+
+
+def sweep(
+    checkpoint: Checkpoint,
+    settings: Sequence[Settings],
+    results: Path | None = None,
+    done: Callable[[Point, bool], None] | None = None,
+) -> list[Point]:
+    """Try every one of `settings`; each compression goes to a temporary folder, all of whose bytes are measured.
+
+    `results` is a file of finished points, one JSON object a line: those in it are not tried again, new ones are added
+    as they come. `done` is told each point, and whether it came from there.
+    """
+    bare = replace(checkpoint, carried=[])
+    source = [shard.sha256() for shard in bare.shards]
+    known = {} if results is None else _read(results)
+    points = []
+    for one in settings:
+        key = _key(one, source, bare)
+        point, old = known.get(key), key in known
+        if point is None:
+            point = _measure(bare, one)
+            if results is not None:
+                _append(results, key, point)
+        points.append(point)
+        if done:
+            done(point, old)
+    return points
+
+
+def _measure(checkpoint: Checkpoint, settings: Settings) -> Point:
+    with tempfile.TemporaryDirectory(prefix="rbe-sweep-") as scratch:
+        out = Path(scratch) / "point.rbe"
+        try:
+            written = compress(checkpoint, out, settings)
+        except UsageError:
+            raise
+        except RBEError as error:
+            return Point(settings.recorded(), problem=str(error).removeprefix(f"{checkpoint.name}: "))
+        checked = verify(out, threads=settings.threads)
+        tensors = tuple(written.manifest.tensors)
+        inexact = [tensor for tensor in tensors if tensor.name in written.encode_ns]
+        work = sum(written.encode_ns[tensor.name] * tensor.elements for tensor in inexact)
+        return Point(
+            settings.recorded(),
+            tensors,
+            checked.size,
+            written.seconds,
+            work / sum(tensor.elements for tensor in inexact) if inexact else None,
+            checked.nanoseconds / checked.trellis_elements if checked.trellis_elements else None,
+        )
+
+
+def _key(settings: Settings, source: list[str], checkpoint: Checkpoint) -> str:
+    """What a point depends on."""
+    names = [info.name for _, info in checkpoint.tensors]
+    text = json.dumps([__version__, source, names, settings.recorded()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(results: Path) -> dict[str, Point]:
+    try:
+        lines = results.read_text().splitlines() if results.exists() else []
+    except OSError as error:
+        raise RBEError(f"{results}: cannot be read ({error.strerror})") from None
+    known = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+            tensors = tuple(map(_entry, value["point"].pop("tensors")))
+            known[str(value["key"])] = Point(**value["point"], tensors=tensors)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # A line cut short by a kill is the last one.
+            if number < len(lines):
+                raise RBEError(f"{results}: line {number} is no sweep result; give another --results file") from None
+    return known
+
+
+def _entry(value: dict[str, Any]) -> TensorEntry:
+    choice = value["choice"] and ChoiceEntry(**value["choice"])
+    return TensorEntry(**{**value, "shape": tuple(value["shape"]), "choice": choice})
+
+
+def _append(results: Path, key: str, point: Point) -> None:
+    line = json.dumps({"key": key, "point": asdict(point)}, default=str) + "\n"
+    with results.open("a+b") as file:
+        size = file.seek(0, 2)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode())
+
+
+def pareto_front(points: Sequence[Point]) -> set[int]:
+    """Numbers of the points than which no other is both as small and more exact.
+
+    Sizes are met to half a percent, so a point that is larger by no more than that still counts as equally small, after
+    its SNR is lowered by 6.02 dB a bit for the difference.
+    """
+    found = [(i, point.bits, point.error.snr) for i, point in enumerate(points) if not point.problem]
+
+    def beaten(i: int, bits: float, snr: float) -> bool:
+        for j, other, others_snr in found:
+            at_equal_size = others_snr - metrics.DB_PER_BIT * max(other - bits, 0.0)
+            same = (other, others_snr) == (bits, snr)
+            if other <= bits * _EQUAL and (
+                at_equal_size > snr or (at_equal_size == snr and not same) or (same and j < i)
+            ):
+                return True
+        return False
+
+    return {i for i, bits, snr in found if not beaten(i, bits, snr)}
+
+
+def best(points: Sequence[Point], allowed: Sequence[int], objective: str) -> int | None:
+    """Number of the point, of those allowed, that is best for an objective; None if none has the figure."""
+    figures = [(points[i].figure(objective), i) for i in allowed]
+    found = [(value, i) for value, i in figures if value is not None and not math.isnan(value)]
+    if not found:
+        return None
+    sign = -1 if OBJECTIVES[objective] else 1
+    return min(found, key=lambda entry: (sign * entry[0], entry[1]))[1]
+
+
+def order(points: Sequence[Point], column: str) -> list[int]:
+    """Numbers of the points sorted by a column; those that could not be done come last."""
+
+    def place(i: int) -> tuple[bool, float, int]:
+        value = points[i].figure(column) if not points[i].problem else None
+        return (True, 0.0, i) if value is None or math.isnan(value) else (False, value, i)
+
+    return sorted(range(len(points)), key=place)
+
+
+def same_results(points: Sequence[Point]) -> Iterator[list[int]]:
+    """Groups of points whose tensors have the same sizes and errors: what differs in settings made no difference."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, point in enumerate(points):
+        if not point.problem:
+            groups.setdefault(tuple((t.bytes, t.nrmse) for t in point.tensors), []).append(i)
+    return (group for group in groups.values() if len(group) > 1)

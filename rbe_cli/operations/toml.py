@@ -1,0 +1,32 @@
+"""The TOML files people write: presets and budgets. A wrong key is an error that names the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rbe_cli.errors import RBEError, UsageError
+
+
+def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
+    """The error to raise for a key that is not among the known ones.
+
+    >>> print(unknown_key("blocks", ["bits", "block"], "my.toml"))
+    my.toml: unknown key 'blocks'; did you mean 'block'?
+    """
+    near = difflib.get_close_matches(key.replace("-", "_").lower(), known, 1, 0.5)
+    advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return UsageError(f"{where}: unknown key {key!r}; {advice}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file a person wrote. Raises RBEError if it cannot be read, UsageError if it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML ({error})") from None
+    except OSError as error:
+        raise RBEError(f"{path}: cannot be read ({error.strerror})") from None

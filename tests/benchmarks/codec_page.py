@@ -1,0 +1,106 @@
+"""The measured parts of docs/codec.md: `make bench-codec` runs it.
+
+    python -m tests.benchmarks.codec_page EFFORTS.json RATES.json
+
+Both files are what `rbe bench codec --json` printed. Each part of the page between `<!-- measured: NAME -->` and
+`<!-- end -->` is replaced; the words around are written by hand.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rbe_cli.operations.bench_sources import gaussian
+from rbe_cli.operations.machine import machine
+from rbe_cli.operations.settings import DEFAULT_EFFORT, Settings
+from tests.benchmarks.codec_profile import REST, Shares, profile
+
+PAGE = Path("docs/codec.md")
+Document = dict[str, Any]
+
+
+def efforts_table(document: Document) -> list[str]:
+    """Gap and speed of every level on the Gaussian source, and the gain of each over level 0 on every source."""
+    sources = document["sources"]
+    white = {(p["effort"], p["bits_asked"]): p for p in sources[0]["points"]}
+    rates = sorted({rate for _, rate in white})
+    lines = [
+        "| effort | states |" + "".join(f" gap dB, {rate:g} bits | encode ns |" for rate in rates)
+        + "".join(f" gain dB, {source['name'].rpartition('encoder.')[2]} |" for source in sources[1:]),
+    ]  # fmt: skip
+    lines.append("|" + " ---: |" * (lines[0].count("|") - 1))
+    for effort in sorted({effort for effort, _ in white}):
+        cells = [str(effort), str(Settings(effort=effort).states)]
+        for rate in rates:
+            point = white[effort, rate]
+            cells += [f"{point['gap_db']:.2f}", _median(point["encode_ns_per_weight"])]
+        for source in sources[1:]:
+            gaps = {p["effort"]: p["gap_db"] for p in source["points"] if p["bits_asked"] == rates[-1]}
+            cells.append(f"{gaps[0] - gaps[effort]:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def rates_table(document: Document) -> list[str]:
+    """Gap at every rate, effort and source."""
+    rates = sorted({p["bits_asked"] for source in document["sources"] for p in source["points"]})
+    lines = ["| source | effort | coding |" + "".join(f" {rate:g} bits |" for rate in rates)]
+    lines.append("| --- | ---: | --- |" + " ---: |" * len(rates))
+    for source in document["sources"]:
+        for effort in sorted({p["effort"] for p in source["points"]}):
+            points = {p["bits_asked"]: p for p in source["points"] if p["effort"] == effort}
+            coding = ", ".join(dict.fromkeys(p["coding"] for p in points.values()))
+            cells = [source["name"], str(effort), coding, *(f"{points[rate]['gap_db']:.2f}" for rate in rates)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _median(speed: Any) -> str:
+    one = speed["one_core"]
+    return f"{one['median']:.0f} ({one['best']:.0f}-{one['worst']:.0f})"
+
+
+def kernels_table() -> list[str]:
+    """ns per weight of every kernel, encoding at the lowest, the default and the highest effort, and decoding."""
+    columns: dict[str, Shares] = {}
+    for effort in (0, DEFAULT_EFFORT, 9):
+        columns[f"encode, effort {effort}"], decode = profile(gaussian(), 4.0, Settings(effort=effort).states)
+        if effort == DEFAULT_EFFORT:
+            columns["decode, 4 bits"] = decode
+    columns["decode, 2 bits"] = profile(gaussian(), 2.0, Settings().states)[1]
+    kernels = sorted({k for column in columns.values() for k in column}, key=lambda k: (k == REST, k))
+    lines = ["| kernel |" + "".join(f" {name} |" for name in columns), "| --- |" + " ---: |" * len(columns)]
+    for kernel in kernels:
+        cells = [f"{column[kernel]:.2f}" if kernel in column else "" for column in columns.values()]
+        lines.append(f"| {kernel} | " + " | ".join(cells) + " |")
+    lines.append("| all | " + " | ".join(f"{sum(column.values()):.2f}" for column in columns.values()) + " |")
+    return lines
+
+
+def replace_part(page: str, name: str, lines: list[str]) -> str:
+    """The page with other lines in one of its measured parts."""
+    pattern = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise SystemExit(f"{PAGE}: has no part {name}")
+    return pattern.sub(lambda match: match[1] + "\n".join(lines) + "\n" + match[2], page)
+
+
+def main() -> None:
+    """Fill the page."""
+    efforts, rates = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
+    page = PAGE.read_text()
+    page = replace_part(page, "efforts", efforts_table(efforts))
+    page = replace_part(page, "rates", rates_table(rates))
+    page = replace_part(page, "kernels", kernels_table())
+    here = ", ".join(f"{name} {value}" for name, value in machine().items())
+    page = replace_part(page, "machine", [f"Measured on {datetime.date.today()}: {here}."])
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()

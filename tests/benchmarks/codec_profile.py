@@ -1,0 +1,100 @@
+"""Which kernel of the codec takes what share of the time: every kernel is replaced by itself and a stopwatch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from rbe_cli.codec import tensor_codec
+from rbe_cli.codec.rate_control import multiplier_for_size
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import Wish
+from rbe_cli.codec.warm_up import compile_all
+from rbe_cli.operations.bench_sources import BenchSource
+
+#: Kernel -> nanoseconds of processor time per weight; `everything else` is numpy and Python.
+Shares = dict[str, float]
+REST = "everything else"
+
+
+class Stopwatch:
+    """A kernel that adds up the processor time it takes."""
+
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        self.kernel = kernel
+        self.nanoseconds = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        started = time.thread_time_ns()
+        result = self.kernel(*arguments)
+        self.nanoseconds += time.thread_time_ns() - started
+        return result
+
+
+@contextmanager
+def stopwatches() -> Iterator[dict[str, Stopwatch]]:
+    """Replace what the codec calls of `rbe_cli.kernels`, by module and name, until the end of the block."""
+    watches: dict[int, Stopwatch] = {}
+    names: dict[str, Stopwatch] = {}
+    replaced: list[tuple[Any, str, Any]] = []
+    for module in [m for name, m in sys.modules.items() if name.startswith(("rbe_cli.codec", "rbe_cli.kernels."))]:
+        for name, value in list(vars(module).items()):
+            if not hasattr(value, "py_func") or name.startswith("_"):
+                continue
+            kernel = value.py_func
+            watch = watches.setdefault(id(value), Stopwatch(value))
+            names[f"{kernel.__module__.removeprefix('rbe_cli.kernels.')}.{kernel.__name__}"] = watch
+            replaced.append((module, name, value))
+            setattr(module, name, watch)
+    try:
+        yield names
+    finally:
+        for module, name, value in replaced:
+            setattr(module, name, value)
+
+
+def profile(source: BenchSource, bits: float, states: int, repeat: int = 5) -> tuple[Shares, Shares]:
+    """Shares of one pass of encoding, its check included, and of decoding; the best of some repeats of each."""
+    compile_all()
+    matrix = Matrix(source.raw, source.dtype, *source.shape)
+    wish = Wish("none", 128, 5, tensor_codec.reference_error(bits, None), bits)
+    choice = tensor_codec.prepare(matrix, 0, 0, False, wish)
+    assert choice is not None
+    step = multiplier_for_size([choice.analysis], bits * source.elements / 8) * choice.analysis.unit
+    with ThreadPoolExecutor(1) as pool:
+
+        def encode() -> Any:
+            return tensor_codec.start(choice, step, states, pool).result()
+
+        chunks = encode().chunks
+        decoder, grid = tensor_codec.open_tensor(chunks[0], source.shape)
+
+        def decode() -> None:
+            for stream, tile in zip(chunks[1:], grid, strict=True):
+                decoder.decode(stream, tile)
+
+        encoding = _best(lambda: encode().nanoseconds, source.elements, repeat)
+        decoding = _best(lambda: _timed(decode), source.elements, repeat)
+    return encoding, decoding
+
+
+def _timed(work: Callable[[], None]) -> int:
+    started = time.thread_time_ns()
+    work()
+    return time.thread_time_ns() - started
+
+
+def _best(work: Callable[[], int], elements: int, repeat: int) -> Shares:
+    best: Shares = {}
+    for _ in range(repeat):
+        with stopwatches() as watches:
+            total = work()
+            each = {name: watch.nanoseconds / elements for name, watch in watches.items() if watch.nanoseconds}
+        each[REST] = total / elements - sum(each.values())
+        if not best or sum(each.values()) < sum(best.values()):
+            best = each
+    return dict(sorted(best.items(), key=lambda item: -item[1]))

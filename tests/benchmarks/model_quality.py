@@ -1,0 +1,167 @@
+"""docs/model-quality.md and .svg: what rbe and its peers do to two small language models, at every size.
+
+    python -m tests.benchmarks.model_quality measure
+    python -m tests.benchmarks.model_quality write
+
+`measure` trains the Llama (kept in the work folder) and measures; what is there already is not measured again. Needs
+torch, transformers, gguf, bitsandbytes, hqq and the `bible` command; `write` needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from rbe_cli import metrics, models
+from rbe_cli.checkpoint.reader import open_checkpoint
+from rbe_cli.container.folder import Folder
+from rbe_cli.errors import RBEError
+from rbe_cli.layers.causal_model import CausalModel, Tokens
+from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.operations.compress import compress
+from rbe_cli.operations.engines import load_model
+from rbe_cli.operations.model_quality import compare
+from rbe_cli.operations.model_text import read_text
+from rbe_cli.operations.settings import Settings
+from tests.benchmarks.peers import PEERS, Tensors, is_matrix
+from tests.benchmarks.tiny_llama import train_llama
+from tests.synthetic import read_tensors
+
+BITS = (8, 6, 5, 4, 3, 2)
+RATIOS = (100, 1000)
+#: What to try where a ratio is out of reach, to say how far one can go.
+NEARER = (80, 60, 50, 40, 30, 25, 20)
+
+
+class Recorded:
+    """A model whose logits are computed once."""
+
+    def __init__(self, model: CausalModel) -> None:
+        self._model = model
+        self._known: dict[tuple[bytes, int], np.ndarray] = {}
+        self.context, self.vocabulary, self.nbytes = model.context, model.vocabulary, model.nbytes
+        self.continuation = model.continuation
+
+    def logits(self, tokens: Tokens, first: int = 0) -> np.ndarray:
+        key = tokens.tobytes(), first
+        if key not in self._known:
+            self._known[key] = self._model.logits(tokens, first)
+        return self._known[key]
+
+
+class Subject:
+    """One original model and everything that is measured of it."""
+
+    def __init__(self, source: Path, engine: str, results: Path, limit: int | None) -> None:
+        self.source, self.engine, self.results = source, engine, results
+        files = ModelFiles.open(str(source))
+        self.tensors = read_tensors(source)
+        self.elements = sum(tensor.size for tensor in self.tensors.values())
+        self.reference = Recorded(load_model(files, engine))
+        self.tokens = read_text(files, None, limit).tokens
+        self.rows: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+
+    def row(self, name: str, make: Callable[[Path], tuple[ModelFiles, Tensors, int]], **notes: Any) -> dict[str, Any]:
+        """Measure what `make` writes into a folder, unless it is known; returns the row."""
+        if name not in self.rows:
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    files, decoded, size = make(Path(folder))
+                    self.rows[name] = self._figures(files, decoded, size) | notes
+                except RBEError as error:
+                    self.rows[name] = {"unreachable": str(error).removeprefix(f"{self.source.name}: ")} | notes
+            self.results.write_text(json.dumps(self.rows, indent=1) + "\n")
+            print(name, self.rows[name], flush=True)
+        return dict(self.rows[name])
+
+    def _figures(self, files: ModelFiles, decoded: Tensors, size: int) -> dict[str, Any]:
+        quality = compare(self.reference, load_model(files, self.engine, cache_bytes=1 << 28), self.tokens)
+        error = metrics.Error(0.0, 0.0, 0)
+        for name, tensor in self.tensors.items():
+            if is_matrix(tensor):
+                w, back = tensor.astype(np.float64), decoded[name].astype(np.float64)
+                error += metrics.Error(float(np.square(w - back).sum()), float(np.square(w).sum()), w.size)
+        estimates = {
+            "perplexity": quality.perplexity, "ratio": quality.perplexity_ratio, "kl": quality.kl, "top1": quality.top1,
+            "reference": quality.reference_perplexity,
+        }  # fmt: skip
+        return {
+            "bytes": size,
+            "bits": metrics.bits_per_weight(size, self.elements),
+            "snr": error.snr,
+            "tokens": quality.tokens,
+        } | {key: [estimate.value, estimate.error] for key, estimate in estimates.items()}
+
+    def rbe(self, **wishes: Any) -> Callable[[Path], tuple[ModelFiles, Tensors, int]]:
+        """`rbe compress` with some settings."""
+
+        def make(folder: Path) -> tuple[ModelFiles, Tensors, int]:
+            out = folder / "out.rbe"
+            done = compress(open_checkpoint(self.source), out, Settings(**wishes))
+            opened = Folder.open(out)
+            return ModelFiles.open(str(out)), {name: opened.tensor(name) for name in opened.names()}, done.size
+
+        return make
+
+    def peer(self, name: str) -> Callable[[Path], tuple[ModelFiles, Tensors, int]]:
+        """A peer's decoded weights as a checkpoint."""
+
+        def make(folder: Path) -> tuple[ModelFiles, Tensors, int]:
+            decoded, size = PEERS[name](self.tensors)
+            save_file(decoded, folder / "model.safetensors", metadata={"format": "pt"})
+            shutil.copyfile(self.source / "config.json", folder / "config.json")
+            return ModelFiles.open(str(folder)), decoded, size
+
+        return make
+
+    def measure(self) -> None:
+        """Every row of the tables."""
+        for bits in BITS:
+            self.row(f"rbe --bits {bits}", self.rbe(bits=float(bits)))
+        for ratio in RATIOS:
+            row = self.row(f"rbe --ratio {ratio}", self.rbe(ratio=float(ratio)))
+            # Where headers and exact vectors alone are larger: the error of a perfect codec for white matrices.
+            if "unreachable" in row:
+                wish = round(2 ** (-32 / ratio), 3)
+                self.row(f"rbe --nrmse {wish:g} (Shannon's bound at {ratio}:1)", self.rbe(nrmse=wish))
+        for ratio in NEARER if "unreachable" in self.rows[f"rbe --ratio {RATIOS[0]}"] else ():
+            if "unreachable" not in self.row(f"rbe --ratio {ratio}", self.rbe(ratio=float(ratio))):
+                break
+        for name in PEERS:
+            size = self.row(name, self.peer(name))["bytes"]
+            self.row(f"rbe at the size of {name}", self.rbe(size=size), peer=name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("measure", "write"))
+    parser.add_argument("--work", type=Path, default=Path("build/model-quality"), help="where results are kept")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and the plot go")
+    parser.add_argument("--tokens", type=int, help="tokens of the held-out text at most; all by default")
+    args = parser.parse_args()
+    if args.step == "write":
+        from tests.benchmarks.model_quality_page import write
+
+        write(args.work, args.docs)
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    llama = args.work / "tiny-llama"
+    if not (llama / "heldout.txt").exists():
+        print(f"trained a Llama to {train_llama(llama):.4f} bits per byte", flush=True)
+    Subject(models.path("mini-gpt2"), "numpy", args.work / "mini-gpt2.json", args.tokens).measure()
+    Subject(llama, "transformers", args.work / "tiny-llama.json", args.tokens).measure()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What only shows in a process of its own: imports, interruption, pipes, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.command_line import ENVIRONMENT, Run, rbe_process
+
+_IMPORTS = """
+import sys
+sys.argv = ["rbe", *sys.argv[1:]]
+from rbe_cli.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = [name for name in ("numba", "llvmlite", "huggingface_hub", "torch", "transformers") if name in sys.modules]
+print("HEAVY", heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["compress", "--help"], ["inspect", "-h"], ["decode", "-h"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert "HEAVY []" in done.stdout
+    assert done.stderr == ""
+
+
+def test_inspect_needs_no_compiled_kernels(compressed: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS, "inspect", str(compressed)],
+        capture_output=True, text=True, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    assert "h.0.attn.weight" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+def test_help_names_every_command_and_option() -> None:
+    text = rbe_process("--help").out
+    assert all(command in text for command in ("compress", "inspect", "decode"))
+    text = rbe_process("compress", "--help", COLUMNS="200").out
+    for option in ("--bits", "--ratio", "--nrmse", "--lossless", "--objective", "--effort", "--k", "--block",
+                   "--threshold", "--jobs", "--force", "--json", "--out"):  # fmt: skip
+        assert option in text
+
+
+def test_version(rbe: Run) -> None:
+    from rbe_cli import __version__
+
+    assert rbe("--version").out == f"rbe {__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 MB of weights: seconds of work."""
+    path = tmp_path_factory.mktemp("large") / "x.safetensors"
+    rng = np.random.default_rng(0)
+    save_file({f"h.{i}.weight": rng.standard_normal((2048, 2048), dtype=np.float32) for i in range(4)}, path)
+    return path
+
+
+@pytest.mark.parametrize("phase", ["analysing", "encoding"])
+def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: str) -> None:
+    out = tmp_path / "m.rbe"
+    command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(phase):
+                break
+        time.sleep(0.1 if phase == "analysing" else 1.0)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert [line for line in stderr.splitlines() if "nterrupt" in line or "bort" in line]
+    assert os.listdir(tmp_path) == []
+
+
+def test_interrupted_replacement_keeps_what_was_there(large: Path, tmp_path: Path, tiny_source: Path) -> None:
+    out = tmp_path / "m.rbe"
+    assert rbe_process("compress", tiny_source, "-o", out, "--bits", 6, "-q").code == 0
+    before = (out / "rbe.json").read_bytes()
+    command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7", "--force"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("encoding"):
+                break
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert os.listdir(tmp_path) == ["m.rbe"]
+    assert (out / "rbe.json").read_bytes() == before
+
+
+def test_closed_pipe_is_no_error(compressed: Path) -> None:
+    """`rbe inspect m.rbe | head -1`"""
+    command = f"{sys.executable} -m rbe_cli inspect {compressed} --all | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_no_memory_beyond_what_the_work_takes(large: Path, tmp_path: Path) -> None:
+    """64 MB of memory-mapped weights and compiled kernels, never the model and its copies many times over."""
+    done = rbe_process("compress", large, "-o", tmp_path / "m", "--effort", 0, "--json", "-q")
+    assert done.code == 0
+    assert 50e6 < done.json()["totals"]["peak_memory_bytes"] < 700e6
+
+
+def test_locale_without_unicode(tiny_source: Path, tmp_path: Path) -> None:
+    done = rbe_process("compress", tiny_source, "-o", tmp_path / "m", "--bits", 6, LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert done.code == 0
+    assert "Traceback" not in done.err

@@ -1,0 +1,74 @@
+"""`--dry-run`, `--include`, `--exclude`, and `inspect` of what is not compressed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Run
+
+
+@pytest.mark.parametrize("wish", [("--bits", 4), ("--bits", 2), ("--nrmse", 0.05), ("--lossless",)])
+def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[object, ...]) -> None:
+    expected = json.loads(run("compress", "mini-gpt2", *wish, "--dry-run", "--json").out)
+    assert not list(tmp_path.iterdir())
+    measured = json.loads(run("compress", "mini-gpt2", *wish, "--json", "-o", "out").out)
+    assert expected["dry_run"] is True
+    assert expected["totals"]["bytes"] == pytest.approx(measured["totals"]["bytes"], rel=0.02)
+    if measured["totals"]["snr_db"]:
+        assert expected["totals"]["snr_db"] == pytest.approx(measured["totals"]["snr_db"], rel=0.02)
+    sizes = {t["name"]: t["bytes"] for t in measured["tensors"]}
+    for tensor in expected["tensors"]:
+        assert tensor["bytes"] == pytest.approx(sizes[tensor["name"]], rel=0.05, abs=300), tensor["name"]
+
+
+def test_forecast_of_what_is_out_of_reach(run: Run) -> None:
+    done = run("compress", "mini-gpt2", "--bits", "0.03", "--dry-run")
+    assert done.code == 1
+    assert "cannot be that small" in done.err
+
+
+def test_forecast_keeps_budgets(run: Run) -> None:
+    done = run("compress", "mini-gpt2", "--dry-run", "--max-size", "1kB", "-q")
+    assert done.code == 3
+    assert "a forecast, nothing was written" in done.err
+
+
+def test_include_and_exclude(run: Run) -> None:
+    wish = ("compress", "mini-gpt2", "--nrmse", 0.1, "--dry-run", "--json")
+    done = run(*wish, "--include", "attn", "--exclude", r"h\.[1-9]")
+    lossy = {t["name"] for t in json.loads(done.out)["tensors"] if t["nrmse"]}
+    assert lossy == {f"transformer.h.0.attn.{name}.weight" for name in ("c_attn", "c_proj")}
+    assert run(*wish, "--include", "(").code == 2
+
+
+def test_profile_of_a_checkpoint(run: Run) -> None:
+    found = {t["name"]: t for t in json.loads(run("inspect", "mini-gpt2", "--snr", 30, "--json").out)["tensors"]}
+    wte = found["transformer.wte.weight"]
+    assert 0.3 < wte["std"] < 0.45
+    assert wte["rank_16_energy"] > 0.95
+    assert 3 < wte["bits_per_weight_at_snr"] < 6
+    assert found["transformer.ln_f.bias"]["bits_per_weight_at_snr"] is None
+    assert run("inspect", "mini-gpt2", "--max-size", "1MB").code == 2
+
+
+def test_profile_of_known_weights(run: Run, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal((256, 256)).astype(np.float32)
+    low = (rng.standard_normal((256, 8)) @ rng.standard_normal((8, 256))).astype(np.float32)
+    rows = white * np.exp2(np.linspace(-2, 2, 256, dtype=np.float32))[:, None]
+    save_file({"white": white, "low": low, "rows": rows, "whole": np.arange(4)}, tmp_path / "x.safetensors")
+    found = {t["name"]: t for t in json.loads(run("inspect", "x.safetensors", "--json").out)["tensors"]}
+    assert found["white"]["std"] == pytest.approx(1, abs=0.01)
+    assert found["white"]["kurtosis"] == pytest.approx(3, abs=0.1)
+    assert found["white"]["field_gain_db"] == pytest.approx(0, abs=0.1)
+    assert found["white"]["bits_per_weight_at_snr"] == pytest.approx(24 / 6.02, abs=0.15)
+    assert found["low"]["rank_16_energy"] == pytest.approx(1, abs=1e-4)
+    power = float(np.log2(np.mean(np.exp2(np.linspace(-2, 2, 256)) ** 2)))
+    assert found["rows"]["field_gain_db"] == pytest.approx(3.01 * power, abs=0.15)
+    assert found["whole"]["std"] is None

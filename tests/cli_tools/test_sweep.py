@@ -1,0 +1,102 @@
+"""`rbe sweep`: the grid, resuming, the Pareto front, what it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rbe_cli.container.manifest import TensorEntry
+from rbe_cli.operations.sweep import Grid, Point, best, order, pareto_front
+from tests.command_line import Run
+
+
+def point(bits: float, nrmse: float) -> Point:
+    tensor = TensorEntry("w", "F32", (100, 100), "trellis", round(1250 * bits), nrmse, nrmse, 0)
+    return Point({"bits": bits}, (tensor,), round(1250 * bits))
+
+
+def test_grid_is_every_combination() -> None:
+    grid = Grid({"block": [64, 128], "effort": [0, 1]}, [("bits", 2.0), ("ratio", 8.0)])
+    found = [(s.block, s.effort, s.bits, s.ratio) for s in grid.settings()]
+    assert len(set(found)) == 8
+    assert (128, 0, None, 8.0) in found
+    assert [s.bits for s in Grid({"block": [64, 128]}).settings()] == [4.0, 4.0]
+    assert len(Grid({}).settings()) == 5
+
+
+def test_front_allows_for_the_tolerance_of_rate_control() -> None:
+    points = [point(2, 0.25), point(3, 0.2), point(4, 0.06), point(3.99, 0.08), Point({}, problem="no")]
+    assert pareto_front(points) == {0, 1, 2}
+    assert best(points, [0, 1, 3], "snr") == 3
+    assert best(points, [0, 1, 2, 3], "gap") == 2
+    assert order(points, "bits") == [0, 1, 3, 2, 4]
+
+
+def test_as_typed(run: Run) -> None:
+    done = run("sweep", "--blocks", "64,128,256")
+    assert done.code == 0, done.err
+    assert all(f"{i}/3 bits 4.0, block {b}" in done.err for i, b in ((1, 64), (2, 128), (3, 256)))
+    assert "best for gap" in done.out
+
+
+def test_results_are_kept_and_written(run: Run, tmp_path: Path) -> None:
+    arguments = ("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "--results", "r.jsonl")
+    first = run(*arguments, "--json", "-q", "--csv", "r.csv", "--report", "r.html")
+    assert first.code == 0, first.err
+    document = json.loads(first.out)
+    assert 0 < document["sample"]["share"] <= 0.2
+    assert [round(p["bits_per_weight"], 1) for p in document["points"]] == [3.0, 5.0]
+    with Path("r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["bytes"]) for row in rows] == [p["bytes"] for p in document["points"]]
+    lines = Path("r.jsonl").read_text().splitlines()
+    Path("r.jsonl").write_text(lines[0] + "\n" + lines[1][:100])
+    again = run(*arguments)
+    assert "1/2 bits 3.0, effort 0" in again.err
+    assert again.err.count("kept from before") == 1
+    assert "a sample" in again.out
+    assert len(Path("r.jsonl").read_text().splitlines()) == 3
+
+
+def test_report_is_one_page_that_asks_for_nothing(run: Run) -> None:
+    assert run("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "-q", "--report", "r.html").code == 0
+    page = Path("r.html").read_text()
+    assert not re.search(r"(src|href|url\()\s*=?\s*[\"'(]?(https?:)?//", page)
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert "a sample" in page
+    assert page.count("<svg") == page.count("</svg>") == 8
+
+
+def test_budget_of_a_sweep(run: Run) -> None:
+    arguments = ("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "-q", "--results", "r.jsonl")
+    done = run(*arguments, "--min-snr", "12", "--objective", "bits", "--json")
+    assert done.code == 0
+    assert [(p["within_budget"], p["best"]) for p in json.loads(done.out)["points"]] == [(False, False), (True, True)]
+    assert run(*arguments, "--min-snr", "90").code == 3
+
+
+def test_what_cannot_be_done_is_said(run: Run) -> None:
+    done = run("sweep", "--bits", "0.03,4", "--efforts", "0", "-q")
+    assert done.code == 0
+    assert "cannot be that small" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--blocks", "64;128"], "write a list like"),
+        (["--objective", "mse"], "for the encoder's, write --objectives"),
+        (["--sort", "beauty"], "--sort must be"),
+        (["--sample", "2"], "--sample must be"),
+        (["--efforts", "12"], "--effort must be"),
+    ],
+)
+def test_wrong_usage(run: Run, arguments: list[str], words: str) -> None:
+    done = run("sweep", *arguments)
+    assert done.code == 2
+    assert words in done.err

@@ -1,0 +1,69 @@
+"""`rbe verify`: damage, and claims that are not true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Run
+from tests.synthetic import compress_to, write_tiny_model
+
+
+def test_sound_folder_against_its_original(run: Run, mini: Path) -> None:
+    done = run("verify", mini, "--against", "mini-gpt2", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    claimed = {t["name"]: t["nrmse"] for t in json.loads(run("inspect", mini, "--json").out)["tensors"]}
+    assert document["same_files"] is True
+    assert {t["name"]: pytest.approx(t["nrmse"], rel=1e-4) for t in document["tensors"]} == claimed
+
+
+def test_every_kind_of_tensor(run: Run, tiny_source: Path, tmp_path: Path) -> None:
+    compress_to(tiny_source, tmp_path / "tiny.rbe", bits=6.0)
+    done = run("verify", "tiny.rbe", "--against", tiny_source)
+    assert done.code == 0, done.err
+    assert "has the files that were compressed" in done.out
+
+
+def test_other_files_with_the_same_tensors(run: Run, sharded_source: Path, tmp_path: Path) -> None:
+    compress_to(sharded_source, tmp_path / "c.rbe", bits=6.0)
+    whole = write_tiny_model(tmp_path / "whole")
+    done = run("verify", "c.rbe", "--against", whole)
+    assert done.code == 0, done.err
+    assert "not the files, but the tensors" in done.out
+
+
+def test_a_flipped_bit_anywhere_is_found(run: Run, mini: Path, tmp_path: Path) -> None:
+    for file in sorted(path for path in mini.rglob("*") if path.is_file())[::9]:
+        damaged = tmp_path / "damaged"
+        shutil.copytree(mini, damaged)
+        target = damaged / file.relative_to(mini)
+        data = bytearray(target.read_bytes())
+        data[len(data) * 2 // 3] ^= 16
+        target.write_bytes(data)
+        done = run("verify", damaged, "-q")
+        assert done.code == 4, file
+        assert done.err.count("\n") == 1
+        shutil.rmtree(damaged)
+
+
+def test_a_claim_that_is_not_true(run: Run, mini: Path, tmp_path: Path) -> None:
+    shutil.copytree(mini, tmp_path / "lies")
+    manifest = json.loads((mini / "rbe.json").read_text())
+    liar = next(t for layer in manifest["layers"] for t in layer["tensors"] if t["nrmse"])
+    liar["nrmse"] *= 0.5
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    (tmp_path / "lies" / "rbe.json").write_text(text + "\n")
+    done = run("verify", "lies", "--against", "mini-gpt2", "-q")
+    assert done.code == 4, done.err
+    assert liar["name"] in done.err
+    assert "the manifest claims" in done.err
+
+
+def test_another_model(run: Run, mini: Path, tiny_source: Path) -> None:
+    done = run("verify", mini, "--against", tiny_source, "-q")
+    assert done.code == 1
+    assert "has no tensor" in done.err

@@ -1,0 +1,121 @@
+"""The lossless coder: every bit of every type."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbe_cli import dtypes
+from rbe_cli.codec import lossless
+from rbe_cli.errors import Damage
+from tests.codec import battery
+from tests.codec.battery import lossless_round_trip, raw_bytes
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_every_bit_pattern_of_two_bytes(dtype: str) -> None:
+    """All NaN payloads, infinities, zeros of both signs, denormals."""
+    raw = np.arange(1 << 16, dtype="<u2").view(np.uint8)
+    back, _ = lossless_round_trip(raw, dtype, (1 << 16,))
+    assert back == raw.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F64"])
+def test_every_exponent_and_special_mantissas(dtype: str) -> None:
+    mantissa, exponent, word = {"F32": (23, 8, "<u4"), "F64": (52, 11, "<u8")}[dtype]
+    mantissas = [0, 1, (1 << mantissa) - 1, 1 << (mantissa - 1), 0x2AAAA]
+    patterns = [
+        sign << (mantissa + exponent) | e << mantissa | m
+        for sign in (0, 1)
+        for e in range(1 << exponent)
+        for m in mantissas
+    ]
+    raw = np.array(patterns, np.uint64).astype(word).view(np.uint8)
+    back, _ = lossless_round_trip(raw, dtype, (len(patterns),))
+    assert back == raw.tobytes()
+
+
+@pytest.mark.parametrize("dtype", battery.DTYPES)
+@pytest.mark.parametrize("name", battery.MATRICES)
+def test_battery(name: str, dtype: str) -> None:
+    w = battery.cast(name, dtype)
+    back, size = lossless_round_trip(raw_bytes(w), dtype, w.shape)
+    assert back == w.tobytes()
+    assert size <= w.nbytes + 8 * len(list(lossless.encode(raw_bytes(w), dtype)))
+
+
+@pytest.mark.parametrize("dtype", sorted(dtypes.BITS))
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 100, (1 << 18) - 1, 1 << 18, (1 << 18) + 1])
+def test_every_type_and_chunk_boundary(dtype: str, n: int) -> None:
+    size = dtypes.byte_length(dtype, (n,))
+    raw = np.random.default_rng(n).integers(0, 256, size, np.uint8)
+    raw[: size // 2] >>= 4
+    back, _ = lossless_round_trip(raw, dtype, (n,))
+    assert back == raw.tobytes()
+
+
+@given(
+    st.sampled_from(["F64", "F32", "F16", "BF16", "I64", "I32", "U16", "I8", "BOOL", "F8_E4M3", "C64"]),
+    st.binary(max_size=400),
+)
+def test_any_bytes(dtype: str, data: bytes) -> None:
+    width = dtypes.BITS[dtype] // 8
+    raw = np.frombuffer(data[: len(data) // width * width], np.uint8)
+    back, _ = lossless_round_trip(raw, dtype, (raw.size // width,))
+    assert back == raw.tobytes()
+
+
+@given(st.lists(st.floats(width=32), max_size=60))
+def test_any_floats(values: list[float]) -> None:
+    w = np.array(values, np.float32)
+    assert lossless_round_trip(raw_bytes(w), "F32", w.shape)[0] == w.tobytes()
+
+
+def test_rates() -> None:
+    """Gaussian weights: sign and mantissa are noise, the exponent has about 2.6 bits."""
+    w = np.random.default_rng(0).standard_normal((512, 512)) * 0.05
+    for dtype, array, bound in (
+        ("F32", w.astype(np.float32), 26.7),
+        ("BF16", w.astype(ml_dtypes.bfloat16), 10.7),
+        ("F16", w.astype(np.float16), 14.5),
+        ("F64", w, 56.1),
+    ):
+        _, size = lossless_round_trip(raw_bytes(array), dtype, array.shape)
+        assert 8 * size / w.size < bound
+
+
+def test_what_is_constant_takes_no_room() -> None:
+    for array in (np.zeros((512, 512), np.float32), np.full(10**5, 7, np.int64), np.ones(10**6, bool)):
+        dtype = {"f": "F32", "i": "I64", "b": "BOOL"}[array.dtype.kind]
+        assert lossless_round_trip(raw_bytes(array), dtype, array.shape)[1] < 100
+
+
+def test_noise_is_stored() -> None:
+    raw = np.random.default_rng(0).integers(0, 256, 10**5, np.uint8)
+    assert lossless_round_trip(raw, "U8", raw.shape)[1] <= raw.size + 8
+
+
+def test_damaged_chunks() -> None:
+    """Cut anywhere, anything appended, any byte of the head changed: Damage, or bytes of the right size."""
+    w = (np.random.default_rng(0).standard_normal(700) * 0.05).astype(np.float32)
+    (chunk,) = lossless.encode(raw_bytes(w), "F32")
+    for length in range(len(chunk)):
+        with pytest.raises(Damage):
+            lossless.decode_chunk(chunk[:length], 0, "F32", w.shape)
+    for tail in (b"\0", b"\x01", chunk):
+        with pytest.raises(Damage):
+            lossless.decode_chunk(chunk + tail, 0, "F32", w.shape)
+    rng = np.random.default_rng(1)
+    for _ in range(600):
+        damaged = bytearray(chunk)
+        damaged[rng.integers(len(chunk))] = rng.integers(256)
+        try:
+            assert lossless.decode_chunk(bytes(damaged), 0, "F32", w.shape).size == w.nbytes
+        except Damage:
+            continue
+    for shape in ((699,), (701,), (0,), (1,)):
+        with pytest.raises(Damage):
+            lossless.decode_chunk(chunk, 0, "F32", shape)

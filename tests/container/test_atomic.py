@@ -1,0 +1,123 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free
+from rbe_cli.errors import RBEError
+
+
+class Interruption(BaseException):
+    """Stands for Ctrl-C."""
+
+
+def test_file_appears_when_complete(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interruption])
+def test_interrupted_file_leaves_what_was_there(tmp_path: Path, before: bytes | None, error: type) -> None:
+    if before is not None:
+        (tmp_path / "a").write_bytes(before)
+
+    def write_and_fail() -> None:
+        with atomic_file(tmp_path / "a") as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_and_fail()
+    assert os.listdir(tmp_path) == ([] if before is None else ["a"])
+    if before is not None:
+        assert (tmp_path / "a").read_bytes() == before
+
+
+def test_folder_appears_when_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "out", replace=False) as folder:
+        (folder / "x").write_bytes(b"1")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert os.listdir(tmp_path / "deep" / "out") == ["x"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interruption])
+def test_interrupted_folder_leaves_what_was_there(tmp_path: Path, error: type) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_bytes(b"old")
+
+    def fill_and_fail() -> None:
+        with atomic_folder(out, replace=True) as folder:
+            (folder / "new").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fill_and_fail()
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(out) == ["old"]
+
+
+def test_replacing_a_folder_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_bytes(b"old")
+    with atomic_folder(out, replace=True) as folder:
+        (folder / "new").write_bytes(b"new")
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(out) == ["new"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    check_free(tmp_path / "out", replace=False)
+    with atomic_folder(tmp_path / "out", replace=False) as folder:
+        (folder / "x").touch()
+    assert os.listdir(tmp_path / "out") == ["x"]
+
+
+def test_what_is_not_free(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "fifo")
+    check_free(tmp_path / "new", replace=False)
+    check_free(tmp_path / "full", replace=True)
+    with pytest.raises(RBEError, match="--force"):
+        check_free(tmp_path / "full", replace=False)
+    for name in ("file", "link", "dangling", "fifo"):
+        for replace in (False, True):
+            with pytest.raises(RBEError, match="not a folder"):
+                check_free(tmp_path / name, replace=replace)
+
+
+def test_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def fill_while_somebody_else_does() -> None:
+        with atomic_folder(out, replace=False) as folder:
+            (folder / "mine").touch()
+            out.mkdir()
+            (out / "theirs").touch()
+
+    with pytest.raises(RBEError, match="already there"):
+        fill_while_somebody_else_does()
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(out) == ["theirs"]

@@ -1,0 +1,116 @@
+"""The hub, as a person meets it: the command in a process of its own, against an endpoint on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub.endpoint import COMMIT, TAGGED, Endpoint, Repository, serve
+from tests.synthetic import write_sharded_model, write_tiny_model
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    where = tmp_path_factory.mktemp("repositories")
+    other = {"pytorch_model.bin": b"x" * 5000, "consolidated.safetensors": b"y" * 5000, "onnx/model.onnx": b"z" * 5000}
+    tiny = contents(write_tiny_model(where / "tiny")) | other
+    repositories = {
+        "org/tiny": Repository({COMMIT: tiny, TAGGED: tiny | {"config.json": b'{"model_type": "tagged"}'}}),
+        "org/sharded": Repository({COMMIT: contents(write_sharded_model(where / "sharded")) | other}),
+        "org/torch": Repository({COMMIT: {"pytorch_model.bin": b"x", "config.json": b"{}"}}),
+        "org/gated": Repository(problem=(403, "GatedRepo")),
+        "org/private": Repository(problem=(401, "RepoNotFound")),
+        "org/broken": Repository(problem=(500, "Broken")),
+    }
+    with serve(repositories) as running:
+        yield running
+
+
+@pytest.fixture
+def rbe(endpoint: Endpoint, tmp_path: Path):
+    """Run rbe in an empty folder with an empty cache."""
+    endpoint.asked.clear()
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint.url, "HF_HUB_OFFLINE": "0"}
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        (tmp_path / "work").mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "rbe_cli", *arguments], cwd=tmp_path / "work", env=keep | home | environment,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_compress_as_typed_and_again_offline(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
+    done = rbe("compress", "org/tiny", "--k", "5", "--block", "128", "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["source"] == "org/tiny"
+    manifest = json.loads((tmp_path / "work" / "org--tiny.rbe" / "rbe.json").read_text())
+    assert manifest["revision"] == COMMIT
+    assert manifest["settings"]["k"] == 5
+    assert manifest["settings"]["block"] == 128
+    assert endpoint.fetched() == {"model.safetensors", "config.json"}
+    assert "1_Pooling/config.json" in {file["path"] for file in manifest["carried"]}
+    endpoint.asked.clear()
+    again = rbe("inspect", "org/tiny", "-q", HF_HUB_OFFLINE="1")
+    assert "kurtosis" in again.stdout, again.stderr
+    assert not endpoint.asked
+    unreachable = rbe("inspect", "org/tiny", "-q", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "kurtosis" in unreachable.stdout, unreachable.stderr
+
+
+def test_revision_and_shards(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
+    assert rbe("compress", "org/tiny", "--revision", "v1", "-o", "v1", "-q").returncode == 0
+    assert json.loads((tmp_path / "work" / "v1" / "rbe.json").read_text())["revision"] == TAGGED
+    assert (tmp_path / "work" / "v1" / "files" / "config.json").read_bytes() == b'{"model_type": "tagged"}'
+    endpoint.asked.clear()
+    assert rbe("compress", "org/sharded", "--dry-run", "-q").returncode == 0
+    shards = {name for name in endpoint.fetched() if name.endswith(".safetensors")}
+    assert shards == {f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)}
+
+
+def test_inspect_reads_headers_only(rbe, endpoint: Endpoint) -> None:
+    done = rbe("inspect", "org/tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {tensor["name"]: tensor for tensor in json.loads(done.stdout)["tensors"]}
+    assert found["h.0.attn.weight"]["shape"] == [160, 96]
+    assert endpoint.fetched() == {"model.safetensors"}
+    assert endpoint.sent("model.safetensors") <= 100_001
+
+
+@pytest.mark.parametrize(
+    ("repository", "arguments", "environment", "words"),
+    [
+        ("org/missing", [], {}, "no such repository on the hub"),
+        ("org/private", [], {}, "private: `hf auth login`"),
+        ("org/gated", [], {}, "gated; accept its terms"),
+        ("org/torch", [], {}, "has no .safetensors files"),
+        ("org/tiny", ["--revision", "nowhere"], {}, "no revision 'nowhere'"),
+        ("org/tiny", [], {"HF_HUB_OFFLINE": "1"}, "not in the hub cache, and offline mode is on"),
+        ("org/tiny", [], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
+    ],
+)
+def test_every_error_is_its_own_line(rbe, repository: str, arguments: list[str], environment, words: str) -> None:
+    done = rbe("compress", repository, "-q", *arguments, **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rbe: {repository}: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def test_a_local_path_wins(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "work" / "org" / "tiny")
+    assert rbe("inspect", "org/tiny", "-q").returncode == 0
+    assert not endpoint.asked

@@ -1,0 +1,376 @@
+"""Slow, plain twins of every kernel: what the kernels must do, written to be read.
+
+Python integers wherever the kernels have fixed-width ones, and numpy float32 scalars one operation at a time where the
+order of rounding matters. Each returns exactly, bit for bit, what its kernel does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+LANES = 8
+#: Ungerboeck's parity polynomials, octal as in the literature: states -> (h0, h1).
+POLYNOMIALS = {4: ("5", "2"), 8: ("13", "4"), 16: ("23", "4"), 32: ("45", "10"), 64: ("103", "24"),
+               128: ("235", "126"), 256: ("515", "362")}  # fmt: skip
+_F = np.float32
+#: Cost of what must not happen.
+NO_PATH = _F(1e30)
+
+
+# The trellis
+
+
+def next_state(states: int, s: int, z: int) -> int:
+    """State after a symbol of parity z in state s."""
+    h0, h1 = (int(polynomial, 8) >> 1 for polynomial in POLYNOMIALS[states])
+    return (s >> 1) ^ (h1 if z else 0) ^ (h0 if s & 1 else 0)
+
+
+def raw_bits(c: int, coded: int) -> int:
+    """Low bits of k sent as they are in class c: one for each 8 classes above `coded`."""
+    return -(-max(c - coded, 0) // 8)
+
+
+def branch_choices(v: np.float32, c: int, coded: int, price: np.ndarray) -> list[tuple[np.float32, int]]:
+    """(cost, k) of the cheapest symbol of each subset n mod 4; `price` is float32[C, 2 R + 1, 2, 2].
+
+    Class 0 has no symbol but k = 0, whatever the union, and that costs nothing.
+    """
+    if c == 0:
+        return [(_F(0), 0), (_F(0), 0), (NO_PATH, 1), (NO_PATH, 1)]
+    reach = price.shape[1] // 2
+    m = raw_bits(c, coded)
+    table = price[c - 8 * m]
+    quarter = np.floor(v * _F(0.25))
+    rest = v - _F(4) * quarter
+    q = 2 * int(quarter)
+    fast = m == 0 and q - 2 > -reach and q + 3 < reach
+    choices = []
+    for r in range(4):
+        union, below = r & 1, rest < _F(r)
+        low = q + (r >> 1) - (2 if below else 0)
+        candidates = []
+        for k in (low, low + 2):
+            at = min(max(k >> m, -reach), reach) + reach
+            near = rest - _F(r) + _F(4 if below else 0) - _F(0 if k == low else 4)
+            error = near if fast else v - _F(2 * k + union)
+            if m == 0:
+                error = error - table[at, union, 0]
+            candidates.append((error * error + table[at, 1 if m else union, 1], k))
+        choices.append(candidates[1] if candidates[1][0] < candidates[0][0] else candidates[0])
+    return choices
+
+
+def search_lane(
+    x: Sequence[np.float32], classes: Sequence[int], coded: int, price: np.ndarray, states: int
+) -> tuple[list[int], list[int]]:
+    """Symbols and unions of the cheapest path of one lane from state 0: dynamic programming, all paths kept whole."""
+    metric = {s: _F(0) if s == 0 else NO_PATH for s in range(states)}
+    path: dict[int, list[tuple[int, int]]] = {s: [] for s in range(states)}
+    for t, (v, c) in enumerate(zip(x, classes, strict=True)):
+        choices = [(_F(0), r >> 1) for r in range(4)] if c == 255 else branch_choices(v, int(c), coded, price)
+        advanced: dict[int, np.float32] = {}
+        longer: dict[int, list[tuple[int, int]]] = {}
+        for z in (0, 1):
+            for s in range(states):
+                to = next_state(states, s, z)
+                cost, k = choices[(s & 1) + 2 * z]
+                total = metric[s] + cost
+                # Parity 0 has been looked at first and wins a tie.
+                if to not in advanced or total < advanced[to]:
+                    advanced[to], longer[to] = total, [*path[s], (k, s & 1)]
+        metric, path = advanced, longer
+        if t % 64 == 63:
+            base = metric[0]
+            metric = {s: value - base for s, value in metric.items()}
+    best = min(range(states), key=lambda s: (metric[s], s))
+    return [k for k, _ in path[best]], [union for _, union in path[best]]
+
+
+def search_by_brute_force(
+    x: Sequence[np.float32], classes: Sequence[int], coded: int, price: np.ndarray, states: int
+) -> float:
+    """Least cost of one lane over all 2^T sequences of parities."""
+    costs = [
+        [float(cost) for cost, _ in branch_choices(v, int(c), coded, price)] for v, c in zip(x, classes, strict=True)
+    ]
+
+    def least(t: int, s: int) -> float:
+        if t == len(costs):
+            return 0.0
+        return min(costs[t][(s & 1) + 2 * z] + least(t + 1, next_state(states, s, z)) for z in (0, 1))
+
+    return least(0, 0)
+
+
+def path_cost(
+    k: Sequence[int], x: Sequence[np.float32], classes: Sequence[int], coded: int, price: np.ndarray, states: int
+) -> float:
+    """Cost of given symbols on the path from state 0."""
+    reach = price.shape[1] // 2
+    total, s = 0.0, 0
+    for symbol, v, c in zip(k, x, classes, strict=True):
+        m = raw_bits(int(c), coded)
+        table = price[c - 8 * m]
+        at = min(max(symbol >> m, -reach), reach) + reach
+        error = float(v) - (2 * symbol + (s & 1)) - (float(table[at, s & 1, 0]) if m == 0 else 0.0)
+        total += error**2 + float(table[at, 1 if m else s & 1, 1])
+        s = next_state(states, s, symbol & 1)
+    return total
+
+
+# rANS
+
+
+class RansEncoder:
+    """Interleaved rANS: states in [2^16, 2^32), words of 16 bits, last symbol first."""
+
+    def __init__(self) -> None:
+        self.lanes = [1 << 16] * LANES
+        self.words: list[int] = []
+
+    def push(self, lane: int, start: int, freq: int, bits: int = 12) -> None:
+        """One symbol that owns [start, start + freq) of 2^bits."""
+        x = self.lanes[lane]
+        if x >= freq << (32 - bits):
+            self.words.append(x & 0xFFFF)
+            x >>= 16
+        self.lanes[lane] = (x // freq << bits) + x % freq + start
+        assert 1 << 16 <= self.lanes[lane] < 1 << 32
+
+    def stream(self) -> list[int]:
+        """The states of the lanes, low word first, and the words in the order they are read."""
+        return [word for x in self.lanes for word in (x & 0xFFFF, x >> 16)] + self.words[::-1]
+
+
+class RansDecoder:
+    """The inverse; beyond the end it reads zeros, and `finished` says whether it ended where it should."""
+
+    def __init__(self, words: Sequence[int]) -> None:
+        self.lanes = [words[2 * i] | words[2 * i + 1] << 16 for i in range(LANES)]
+        self.words = list(words[2 * LANES :])
+        self.read = 0
+
+    def pop(self, lane: int, bits: int, owner: Callable[[int], tuple[int, int, int]]) -> int:
+        """One symbol; `owner` maps a slot to (symbol, start, frequency)."""
+        x = self.lanes[lane]
+        slot = x & ((1 << bits) - 1)
+        symbol, start, freq = owner(slot)
+        x = freq * (x >> bits) + slot - start
+        if x < 1 << 16:
+            x = x << 16 | (self.words[self.read] if self.read < len(self.words) else 0)
+            self.read += 1
+        self.lanes[lane] = x
+        return symbol
+
+    def pop_raw(self, lane: int, bits: int) -> int:
+        """`bits` bits as they are."""
+        return self.pop(lane, bits, lambda slot: (slot, slot, 1))
+
+    def finished(self) -> bool:
+        """Whether all words are read and all lanes are as the encoder began."""
+        return self.read == len(self.words) and self.lanes == [1 << 16] * LANES
+
+
+def encode_tile(
+    k: Sequence[int], classes: Sequence[int], unions: Sequence[int], coded: int,
+    start: np.ndarray, freq: np.ndarray, reach: np.ndarray,
+) -> list[int]:  # fmt: skip
+    """Words of one tile; start, freq [2 C, 256] per context 2 x class + union, reach [2 C]."""
+    coder = RansEncoder()
+    for t in reversed(range(len(k))):
+        lane, symbol = t % LANES, int(k[t])
+        m = raw_bits(int(classes[t]), coded)
+        context = 2 * (int(classes[t]) - 8 * m) + (1 if m else int(unions[t]))
+        if m:
+            coder.push(lane, symbol & ((1 << m) - 1), 1, m)
+            symbol >>= m
+        union = context & 1
+        magnitude = symbol if symbol >= 0 else -symbol - union
+        if magnitude > reach[context]:
+            beyond = magnitude - int(reach[context])
+            bits = beyond.bit_length() - 1
+            low = beyond - (1 << bits)
+            if bits > 12:
+                coder.push(lane, low & 4095, 1, 12)
+                coder.push(lane, low >> 12, 1, bits - 12)
+            elif bits:
+                coder.push(lane, low, 1, bits)
+            coder.push(lane, 2 * bits + (symbol < 0), 1, 6)
+            byte = 0
+        else:
+            byte = symbol + 128
+        coder.push(lane, int(start[context, byte]), int(freq[context, byte]))
+    return coder.stream()
+
+
+def decode_tile(
+    words: Sequence[int], classes: Sequence[int], coded: int, states: int,
+    start: np.ndarray, freq: np.ndarray, points: np.ndarray, reach: np.ndarray,
+) -> tuple[list[np.float32], bool]:  # fmt: skip
+    """Reconstruction points of one tile, and whether the stream ended where it should."""
+    coder = RansDecoder(words)
+    state = [0] * LANES
+    out: list[np.float32] = []
+    for t, c in enumerate(classes):
+        lane = t % LANES
+        s = state[lane]
+        m = raw_bits(int(c), coded)
+        context = 2 * (int(c) - 8 * m) + (1 if m else s & 1)
+
+        def owner(slot: int, context: int = context) -> tuple[int, int, int]:
+            byte = int(np.flatnonzero((start[context] <= slot) & (slot < start[context] + freq[context]))[0])
+            return byte, int(start[context, byte]), int(freq[context, byte])
+
+        byte = coder.pop(lane, 12, owner)
+        k = byte - 128
+        if byte == 0:
+            head = coder.pop_raw(lane, 6)
+            bits, low = head >> 1, 0
+            if bits > 12:
+                low = coder.pop_raw(lane, bits - 12) << 12 | coder.pop_raw(lane, 12)
+            elif bits:
+                low = coder.pop_raw(lane, bits)
+            magnitude = int(reach[context]) + (1 << bits) + low
+            k = -magnitude - (context & 1) if head & 1 else magnitude
+        if m:
+            k = k << m | coder.pop_raw(lane, m)
+        out.append(points[context, byte] if byte and not m else _F(2 * k + (s & 1)))
+        state[lane] = next_state(states, s, k & 1)
+    return out, coder.finished()
+
+
+def encode_bytes(data: Sequence[int], freq: Sequence[int]) -> list[int]:
+    """Words of order-0 coded bytes."""
+    coder = RansEncoder()
+    start = np.cumsum(freq) - freq
+    for t in reversed(range(len(data))):
+        coder.push(t % LANES, int(start[data[t]]), int(freq[data[t]]))
+    return coder.stream()
+
+
+def decode_bytes(words: Sequence[int], freq: Sequence[int], n: int) -> tuple[list[int], bool]:
+    """n bytes, and whether the stream ended where it should."""
+    coder = RansDecoder(words)
+    owners = [
+        (b, first, int(f))
+        for b, (first, f) in enumerate(zip(np.cumsum(freq) - freq, freq, strict=True))
+        for _ in range(f)
+    ]
+    return [coder.pop(t % LANES, 12, lambda slot: owners[slot]) for t in range(n)], coder.finished()
+
+
+def normalise(counts: Sequence[int], total: int) -> list[int]:
+    """Frequencies that sum to `total`, at least 1 where there is a count."""
+    n = sum(counts)
+    freq = [max(count * total // n, 1) if count else 0 for count in counts]
+    while sum(freq) != total:
+        largest = freq.index(max(freq))
+        missing = total - sum(freq)
+        freq[largest] += missing if missing > 0 else -min(-missing, max(freq[largest] // 4, 1))
+    return freq
+
+
+# The adaptive binary range coder of small integers
+
+_UNARY = 14
+
+
+def _bits_of(value: int, before: int) -> Iterator[tuple[int, int]]:
+    """(context, bit) of one integer; context -1 is an equiprobable bit."""
+    yield before, int(value != 0)
+    if not value:
+        return
+    yield 2 + before, int(value < 0)
+    rest = abs(value) - 1
+    for place in range(min(rest, _UNARY)):
+        yield 4 + place, 1
+    if rest < _UNARY:
+        yield 4 + rest, 0
+        return
+    rest -= _UNARY - 1
+    bits = rest.bit_length() - 1
+    yield from ((-1, 1) for _ in range(bits))
+    yield -1, 0
+    yield from ((-1, rest >> b & 1) for b in reversed(range(bits)))
+
+
+def encode_integers(values: Sequence[int]) -> bytes:
+    """The range coder on one big integer: no carries to resolve."""
+    low, width, shifts = 0, 0xFFFFFFFF, 0
+    probability = [1024] * (4 + _UNARY)
+    before = 0
+    for value in values:
+        for context, bit in _bits_of(int(value), before):
+            if context < 0:
+                bound = width >> 1
+                low, width = low + (bound if bit else 0), bound
+            else:
+                bound = (width >> 11) * probability[context]
+                if bit:
+                    low, width = low + bound, width - bound
+                    probability[context] -= probability[context] >> 4
+                else:
+                    width = bound
+                    probability[context] += (2048 - probability[context]) >> 4
+            while width < 1 << 24:
+                low, width, shifts = low << 8, width << 8, shifts + 1
+        before = int(value != 0)
+    return low.to_bytes(shifts + 4, "big").rstrip(b"\0")
+
+
+# The scale field
+
+
+def sweep(w: np.ndarray, column_weight: np.ndarray, column_sum: np.ndarray) -> tuple[list[float], list[float]]:
+    """Row powers, sum_j w_ij^2 / c_j^2, and the column sums with sum_i w_ij^2 n / row_power_i added."""
+    rows, columns = [], [float(value) for value in column_sum]
+    for row in w.astype(np.float64).tolist():
+        partial = [0.0] * 8
+        for j, v in enumerate(row):
+            partial[j % 8] += v * v * float(column_weight[j])
+        a, b, c, d, e, f, g, h = partial
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+        rows.append(total)
+        if total > 0:
+            weight = len(row) / total
+            columns = [old + v * v * weight for old, v in zip(columns, row, strict=True)]
+    return rows, columns
+
+
+def classify(outer: Sequence[int], inner: Sequence[int], base: int, highest: int) -> list[list[int]]:
+    """Class of each element: 0 where the row or column is zero, else kept within 1 and `highest`."""
+    return [
+        [min(max(base + a + b, 1), highest) if base + a + b > -(1 << 20) else 0 for b in map(int, inner)]
+        for a in map(int, outer)
+    ]
+
+
+def squared_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of squared differences: eight running sums, added up pairwise."""
+    partial = [0.0] * 8
+    for i, (x, y) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+        partial[i % 8] += (x - y) * (x - y)
+    s, t, u, v, w, x, y, z = partial
+    return ((s + t) + (u + v)) + ((w + x) + (y + z))
+
+
+# Products in a fixed order
+
+
+def add_product(a: np.ndarray, b: np.ndarray, sign: np.float32, out: np.ndarray) -> np.ndarray:
+    """out + sign * (a @ b), one rounding after the other, the inner index the outermost loop."""
+    result = out.copy()
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            factor = sign * a[i, k]
+            for j in range(b.shape[1]):
+                result[i, j] = result[i, j] + factor * b[k, j]
+    return result
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b in the same order."""
+    return add_product(a, b, _F(1), np.zeros((a.shape[0], b.shape[1]), np.float32))
