@@ -15,11 +15,9 @@ import math
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +32,8 @@ BITS = {
 FLOATS = ("F64", "F32", "F16", "BF16")
 LOSSY = ("trellis", "sparse", "lowrank")
 Floats = NDArray[np.float32]
+#: A JSON object.
+Entry = dict[str, Any]
 
 
 class Refused(Exception):
@@ -45,9 +45,8 @@ def check(good: bool, what: str) -> None:
         raise Refused(what)
 
 
-@dataclass
-class DecodedTensor:
-    """A tensor's bytes, as they stand in a safetensors file, and for lossy codecs the float32 weights before rounding."""
+class DecodedTensor(NamedTuple):
+    """A tensor's bytes, as in a safetensors file, and for lossy codecs the float32 weights before rounding."""
 
     dtype: str
     shape: list[int]
@@ -56,28 +55,7 @@ class DecodedTensor:
     weights: Floats | None
 
 
-@dataclass
-class Grid:
-    """A matrix and its cut into tiles (8.3)."""
-
-    rows: int
-    columns: int
-    height: int
-    width: int
-
-    def __len__(self) -> int:
-        return -(-self.rows // self.height) * -(-self.columns // self.width)
-
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        for top in range(0, self.rows, self.height):
-            for left in range(0, self.columns, self.width):
-                yield (
-                    slice(top, min(top + self.height, self.rows)),
-                    slice(left, min(left + self.width, self.columns)),
-                )
-
-
-# --- containers (1 to 5) ----------------------------------------------------------------------------------------------
+# --- containers (1 to 5) ---
 
 
 def canonical_json(text: bytes) -> Any:
@@ -91,7 +69,7 @@ def canonical_json(text: bytes) -> Any:
     return value
 
 
-def read_layer(data: bytes) -> list[tuple[dict[str, Any], list[bytes]]]:
+def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
     """A layer file's header entries and the chunks of each (2)."""
     check(len(data) >= 24 and data[:8] == b"\x93RBE\r\n\x1a\n", "not a layer file")
     version, zero, header_size, count, crc = struct.unpack_from("<HHIII", data, 8)
@@ -102,9 +80,8 @@ def read_layer(data: bytes) -> list[tuple[dict[str, Any], list[bytes]]]:
     check(zlib.crc32(data[:20] + data[24:at]) == crc, "header CRC")
     chunks = []
     for length, chunk_crc in struct.iter_unpack("<II", data[table_at:at]):
-        chunk = data[at : at + length]
-        check(len(chunk) == length and zlib.crc32(chunk) == chunk_crc, "chunk CRC")
-        chunks.append(chunk)
+        chunks.append(data[at : at + length])
+        check(len(chunks[-1]) == length and zlib.crc32(chunks[-1]) == chunk_crc, "chunk CRC")
         at += length
     check(at == len(data), "bytes after the end")
     header = canonical_json(data[24:table_at])
@@ -125,29 +102,25 @@ def read_layer(data: bytes) -> list[tuple[dict[str, Any], list[bytes]]]:
 
 def is_plain(path: str) -> bool:
     """The paths of section 4."""
-    parts = path.split("/")
-    good = all(part and not part.startswith(".") and part == part.strip() for part in parts)
+    good = all(part and not part.startswith(".") and part == part.strip() for part in path.split("/"))
     return good and len(path) <= 1024 and path.isprintable() and not set(path) & set("\\:")
 
 
 def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
     """Every tensor of a folder, all of it checked (1, 4)."""
-    manifest = canonical_json((folder / "rbe.json").read_bytes().removesuffix(b"\n"))
+    text = (folder / "rbe.json").read_bytes()
+    check(text.endswith(b"\n"), "manifest")
+    manifest = canonical_json(text[:-1])
     check(manifest["format"] == 1, "another format")
     files = [layer["file"] for layer in manifest["layers"]]
     paths = [file["path"] for file in manifest["sources"] + manifest["carried"]]
     check(len(set(files)) == len(files) and len(set(paths)) == len(paths), "names something twice")
     check(all(map(is_plain, files + paths)) and not any("/" in file for file in files), "path")
-    for carried in manifest["carried"]:
-        data = (folder / "files" / carried["path"]).read_bytes()
-        check(hashlib.sha256(data).hexdigest() == carried["sha256"], "carried file")
-    stored: dict[str, tuple[dict[str, Any], list[bytes]]] = {}
+    stored: dict[str, tuple[Entry, list[bytes]]] = {}
+    for entry in [file | {"path": f"files/{file['path']}"} for file in manifest["carried"]]:
+        read_checked(folder / entry["path"], entry)
     for layer in manifest["layers"]:
-        path = folder / layer["file"]
-        check(path.is_file() and not path.is_symlink(), "layer file")
-        data = path.read_bytes()
-        check(len(data) == layer["bytes"] and hashlib.sha256(data).hexdigest() == layer["sha256"], "layer file")
-        tensors = read_layer(data)
+        tensors = read_layer(read_checked(folder / layer["file"], layer))
         check(len(tensors) == len(layer["tensors"]), "tensors")
         for (entry, chunks), claim in zip(tensors, layer["tensors"], strict=True):
             method = f"same as {entry['as']}" if entry["codec"] == "same" else entry["codec"]
@@ -158,7 +131,14 @@ def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
     return {name: decode_tensor(name, stored) for name in stored}
 
 
-def decode_tensor(name: str, stored: dict[str, tuple[dict[str, Any], list[bytes]]]) -> DecodedTensor:
+def read_checked(path: Path, claim: Entry) -> bytes:
+    check(path.is_file() and not path.is_symlink(), "missing file")
+    data = path.read_bytes()
+    check(len(data) == claim["bytes"] and hashlib.sha256(data).hexdigest() == claim["sha256"], "another file")
+    return data
+
+
+def decode_tensor(name: str, stored: dict[str, tuple[Entry, list[bytes]]]) -> DecodedTensor:
     entry, chunks = stored[name]
     if entry["codec"] == "same":
         check(entry["as"] in stored, "same as nothing")
@@ -171,10 +151,8 @@ def decode_tensor(name: str, stored: dict[str, tuple[dict[str, Any], list[bytes]
         size = (elements * BITS[dtype] + 7) >> 3
         return DecodedTensor(dtype, shape, codec, decode_lossless(chunks, dtype, size), None)
     check(dtype in FLOATS and elements > 0 and bool(chunks), "lossy codec")
-    decode: Callable[[list[bytes], int], Floats] = {
-        "trellis": decode_trellis, "sparse": decode_sparse, "lowrank": decode_low_rank_tensor,
-    }[codec]  # fmt: skip
-    weights = decode(chunks, elements)
+    decoders = {"trellis": decode_trellis, "sparse": decode_sparse, "lowrank": decode_low_rank_tensor}
+    weights = decoders[codec](chunks, elements)
     return DecodedTensor(dtype, shape, codec, to_type(weights, dtype), weights)
 
 
@@ -189,7 +167,7 @@ def to_type(weights: Floats, dtype: str) -> bytes:
     return weights.astype({"F32": "<f4", "F64": "<f8"}[dtype]).tobytes()
 
 
-# --- lossless (6) -----------------------------------------------------------------------------------------------------
+# --- lossless (6) ---
 
 
 def decode_lossless(chunks: list[bytes], dtype: str, size: int) -> bytes:
@@ -231,7 +209,7 @@ def decode_plane(chunk: bytes, at: int, n: int) -> tuple[bytes, int]:
     return plane, at + stream_size
 
 
-# --- range coder (7) --------------------------------------------------------------------------------------------------
+# --- range coder (7) ---
 
 
 class RangeDecoder:
@@ -310,10 +288,12 @@ def decode_integers(data: bytes, n: int) -> list[int]:
     return numbers
 
 
-# --- rANS and tables (8.5 to 8.7) -------------------------------------------------------------------------------------
+# --- rANS and tables (8.5 to 8.7) ---
 
 #: Per slot: symbol, frequency, slot - cumulative.
 Slots = list[tuple[int, int, int]]
+#: Reach and slots.
+Table = tuple[int, Slots]
 
 
 def slot_table(frequencies: list[int]) -> Slots:
@@ -350,12 +330,6 @@ class Rans:
         check(self.at == len(self.words) and all(x == 65536 for x in self.x), "stream does not end where it should")
 
 
-@dataclass
-class Table:
-    reach: int
-    slots: Slots
-
-
 @cache
 def load_tables() -> tuple[dict[tuple[int, int, int], Table], dict[tuple[int, int], list[int]]]:
     """(family, class, union) -> table; (family, class) -> shifts (8.7)."""
@@ -375,126 +349,68 @@ def load_tables() -> tuple[dict[tuple[int, int, int], Table], dict[tuple[int, in
         frequencies[0] = escape
         for j, frequency in enumerate(f):
             frequencies[128 + j] = frequencies[128 - j - union] = frequency
-        tables[family, c, union] = Table(len(f) - 1, slot_table(frequencies))
-    zero = Table(0, slot_table([1] + [0] * 127 + [4095] + [0] * 127))
+        tables[family, c, union] = (len(f) - 1, slot_table(frequencies))
+    zero = (0, slot_table([1] + [0] * 127 + [4095] + [0] * 127))
     for family in range(3):
         tables[family, 0, 0] = tables[family, 0, 1] = zero
         shifts[family, 0] = [0, 0, 0, 0]
     return tables, shifts
 
 
-# --- trellis (8) ------------------------------------------------------------------------------------------------------
+# --- trellis (8) ---
 
 POLYNOMIALS = {
     4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10), 64: (0o103, 0o24), 128: (0o235, 0o126),
     256: (0o515, 0o362),
 }  # fmt: skip
+#: Class exponents, None for ZERO.
+Classes = list[int | None]
 EIGHTH = np.array(
     [0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7], np.uint32
 ).view(np.float32)
 
 
-def decode_axis(data: bytes, n: int, shaping: int) -> tuple[list[int | None], Floats]:
+def decode_axis(data: bytes, n: int, shaping: int) -> tuple[Classes, Floats]:
     """Class exponent (None for ZERO) and power of the step exponent of every entry (8.2)."""
     check(len(data) > 0 and data[0] < 8, "form of an axis")
     shift, marked = data[0] & 3, data[0] >> 2
     numbers = decode_integers(data[1:], n + marked)
     marker = numbers.pop(0) if marked else None
-    classes: list[int | None] = []
+    classes: Classes = [None] * n
     powers = np.zeros(n, np.float32)
     for i, number in enumerate(numbers):
-        if marked and number == marker:
-            classes.append(None)
-            continue
-        check(abs(number) <= 512, "exponent")
-        exponent = number << shift
-        step = (shaping * exponent + 8) >> 4
-        classes.append(exponent - step)
-        with np.errstate(over="ignore", under="ignore"):
+        if number != marker:
+            check(abs(number) <= 512, "exponent")
+            exponent = number << shift
+            step = (shaping * exponent + 8) >> 4
+            classes[i] = exponent - step
             powers[i] = np.ldexp(EIGHTH[step & 7], step >> 3)
     return classes, powers
 
 
-@dataclass
-class TrellisTensor:
-    """A trellis-coded tensor, its first chunk read (8.1)."""
-
-    grid: Grid
-    structure: int
-    transform: int
-    by_columns: int
-    states: int
-    family: int
-    base: int
-    block: int
-    levels: int
-    row_class: list[int | None]
-    column_class: list[int | None]
-    row_scale: Floats
-    column_scale: Floats
-    rest: bytes
-
-    @classmethod
-    def read(cls, chunk: bytes, elements: int) -> TrellisTensor:
-        check(len(chunk) >= 48, "first chunk is cut short")
-        (
-            structure, transform, flags, log_states, family, gr, gc, levels, base, block, step, rows, height, width,
-            _, _, row_bytes, column_bytes,
-        ) = struct.unpack_from("<BBBBBBBBhHfQIIffII", chunk)  # fmt: skip
-        check(structure <= 1 and transform <= 3 and flags <= 1, "structure, transform or flags")
-        check(2 <= log_states <= 8 and family <= 2 and gr <= 16 and gc <= 16 and levels <= 16, "parameters")
-        check(bool(block) == (transform in (1, 2)) and block <= 4096, "block")
-        check(math.isfinite(step) and step > 0 and rows >= 1 and elements % rows == 0, "step or rows")
-        columns = elements // rows
-        check(1 <= height <= rows and 1 <= width <= columns and (height == 1 or width == columns), "tile")
-        check(not (structure or transform) or width == columns, "tile")
-        check(not block or height == rows or height % block == 0, "tile")
-        middle, end = 48 + row_bytes, 48 + row_bytes + column_bytes
-        check(end <= len(chunk), "first chunk is cut short")
-        row_class, row_powers = decode_axis(chunk[48:middle], rows, gr)
-        column_class, column_powers = decode_axis(chunk[middle:end], columns, gc)
-        return cls(
-            Grid(rows, columns, height, width), structure, transform, flags, 1 << log_states, family, base, block,
-            levels, row_class, column_class, np.float32(step) * row_powers, column_powers, chunk[end:],
-        )  # fmt: skip
-
-    def values(self, stream: bytes, rows: slice, columns: slice) -> Floats:
-        """What was quantised of one tile (8.2 to 8.6)."""
-        tables, shifts = load_tables()
-        h0, h1 = (h >> 1 for h in POLYNOMIALS[self.states])
-        rans = Rans(stream)
-        states = [0] * 8
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        points = np.empty((width, height) if self.by_columns else (height, width), np.float32)
-        flat = points.ravel()
-        outer, inner = self.row_class[rows], self.column_class[columns]
-        if self.by_columns:
-            outer, inner = inner, outer
-        t = 0
-        for a in outer:
-            for b in inner:
-                c = 0 if a is None or b is None else min(max(self.base + a + b, 1), 184)
-                lane = t & 7
-                s = states[lane]
-                u = s & 1
-                m = 0 if c <= 56 else (c - 49) >> 3
-                union = 1 if m else u
-                table = tables[self.family, c - 8 * m, union]
-                byte = rans.symbol(lane, table.slots)
-                k = byte - 128 if byte else decode_escape(rans, lane, table.reach, union)
-                if m:
-                    k = (k << m) | rans.raw(lane, m)
-                n = 2 * k + u
-                if byte and not m and 1 <= abs(n) <= 4:
-                    point = abs(n) + shifts[self.family, c][abs(n) - 1] / 256
-                    flat[t] = point if n > 0 else -point
-                else:
-                    flat[t] = np.float32(n)
-                states[lane] = (s >> 1) ^ (h1 if k & 1 else 0) ^ (h0 if u else 0)
-                t += 1
-        rans.finish()
-        points = points.T if self.by_columns else points
-        return points * (self.row_scale[rows, None] * self.column_scale[None, columns])
+def decode_points(rans: Rans, classes: tuple[Classes, Classes], states_count: int, family: int) -> Floats:
+    """The points of one tile in coding order, outer by inner (8.4, 8.6); classes of the outer and inner index."""
+    tables, shifts = load_tables()
+    h0, h1 = (h >> 1 for h in POLYNOMIALS[states_count])
+    states: list[int] = [0] * 8
+    points: list[float] = []
+    for c in (0 if a is None or b is None else min(max(a + b, 1), 184) for a in classes[0] for b in classes[1]):
+        lane = len(points) & 7
+        s = states[lane]
+        u = s & 1
+        m = 0 if c <= 56 else (c - 49) >> 3
+        union = 1 if m else u
+        reach, slots = tables[family, c - 8 * m, union]
+        byte = rans.symbol(lane, slots)
+        k = byte - 128 if byte else decode_escape(rans, lane, reach, union)
+        if m:
+            k = (k << m) | rans.raw(lane, m)
+        n = 2 * k + u
+        shift = shifts[family, c][abs(n) - 1] if byte and not m and 1 <= abs(n) <= 4 else 0
+        points.append(n + (shift if n > 0 else -shift) / 256)
+        states[lane] = (s >> 1) ^ (h1 if k & 1 else 0) ^ (h0 if u else 0)
+    rans.finish()
+    return np.array(points, np.float32).reshape(len(classes[0]), len(classes[1]))
 
 
 def decode_escape(rans: Rans, lane: int, reach: int, union: int) -> int:
@@ -508,21 +424,46 @@ def decode_escape(rans: Rans, lane: int, reach: int, union: int) -> int:
 
 
 def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
-    tensor = TrellisTensor.read(chunks[0], elements)
-    grid, at = tensor.grid, 0
-    check(len(chunks) == 1 + len(grid), "number of chunks")
+    head = chunks[0]
+    check(len(head) >= 48, "first chunk is cut short")
+    (
+        structure, transform, by_columns, log_states, family, gr, gc, levels, base, block, step, rows, height, width,
+        rms, nrmse, row_bytes, column_bytes,
+    ) = struct.unpack_from("<BBBBBBBBhHfQIIffII", head)  # fmt: skip
+    check(structure <= 1 and transform <= 3 and by_columns <= 1, "structure, transform or flags")
+    check(2 <= log_states <= 8 and family <= 2 and gr <= 16 and gc <= 16, "parameters")
+    check(bool(block) == (transform in (1, 2)) and block <= 4096 and levels <= 16 * (transform == 2), "block")
+    check(0 < step < math.inf and 0 <= rms < math.inf and 0 <= nrmse < math.inf, "step")
+    check(rows >= 1 and elements % rows == 0, "rows")
+    columns = elements // rows
+    check(1 <= height <= rows and 1 <= width <= columns and (height == 1 or width == columns), "tile")
+    check(not (structure or transform) or width == columns, "tile")
+    check(not block or height == rows or height % block == 0, "tile")
+    check(height * width <= (1 << 22) + max(block, 1) * columns, "tile")
+    middle, end = 48 + row_bytes, 48 + row_bytes + column_bytes
+    check(end <= len(head), "first chunk is cut short")
+    row_class, row_power = decode_axis(head[48:middle], rows, gr)
+    column_class, column_power = decode_axis(head[middle:end], columns, gc)
+    row_class = [None if c is None else base + c for c in row_class]
+    row_scale = np.float32(step) * row_power
     left = right = basis = None
-    if tensor.structure:
-        left, right, at = read_low_rank(tensor.rest, grid.rows, grid.columns)
-    if tensor.transform == 3:
-        check(grid.columns <= 4096, "klt")
-        basis, at = read_side_matrix(tensor.rest, at, grid.columns, grid.columns)
-    check(at == len(tensor.rest), "bytes after the side information")
-    w = np.empty((grid.rows, grid.columns), np.float32)
-    for (rows, columns), stream in zip(grid.tiles(), chunks[1:], strict=True):
-        w[rows, columns] = tensor.values(stream, rows, columns)
-    if tensor.transform in (1, 2):
-        w = inverse_blocks(w, tensor.transform, tensor.block, tensor.levels)
+    at = end
+    if structure:
+        left, right, at = read_low_rank(head, rows, columns, at)
+    if transform == 3:
+        check(columns <= 4096, "klt")
+        basis, at = read_side_matrix(head, at, columns, columns)
+    check(at == len(head), "bytes after the side information")
+    w = np.empty((rows, columns), np.float32)
+    cut = tiles(rows, columns, height, width)
+    check(len(chunks) == 1 + len(cut), "number of chunks")
+    for (down, across), stream in zip(cut, chunks[1:], strict=True):
+        outer_inner = row_class[down], column_class[across]
+        classes = outer_inner[::-1] if by_columns else outer_inner
+        points = decode_points(Rans(stream), classes, 1 << log_states, family)
+        w[down, across] = (points.T if by_columns else points) * (row_scale[down, None] * column_power[across])
+    if block:
+        w = inverse_blocks(w, transform, block, levels)
     if basis is not None:
         w = w @ basis.T
     if left is not None and right is not None:
@@ -530,7 +471,16 @@ def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
     return w.ravel()
 
 
-# --- structure and transform (9, 10) ----------------------------------------------------------------------------------
+def tiles(rows: int, columns: int, height: int, width: int) -> list[tuple[slice, slice]]:
+    """The tiles of a matrix in order (8.3); also the blocks of a tile."""
+    return [
+        (slice(top, min(top + height, rows)), slice(left, min(left + width, columns)))
+        for top in range(0, rows, height)
+        for left in range(0, columns, width)
+    ]
+
+
+# --- structure and transform (9, 10) ---
 
 
 def read_side_matrix(data: bytes, at: int, rows: int, columns: int) -> tuple[Floats, int]:
@@ -551,9 +501,8 @@ def read_side_matrix(data: bytes, at: int, rows: int, columns: int) -> tuple[Flo
     return decode_trellis(chunks, rows * columns).reshape(rows, columns), at
 
 
-def read_low_rank(data: bytes, rows: int, columns: int, at: int = 0) -> tuple[Floats, Floats, int]:
+def read_low_rank(data: bytes, rows: int, columns: int, at: int) -> tuple[Floats, Floats, int]:
     """Left and right factor of a low-rank part, and where it ends (9.1)."""
-    check(at + 4 <= len(data), "low rank part is cut short")
     rank, size = struct.unpack_from("<HH", data, at)
     check(1 <= rank <= min(1024, rows, columns) and at + 4 + size <= len(data), "rank")
     exponents = np.array(decode_integers(data[at + 4 : at + 4 + size], rank))
@@ -570,8 +519,8 @@ def add_product(w: Floats, left: Floats, right: Floats) -> None:
 
 def decode_low_rank_tensor(chunks: list[bytes], elements: int) -> Floats:
     check(len(chunks) == 1 and len(chunks[0]) >= 16, "chunks of a low rank tensor")
-    (rows,) = struct.unpack_from("<Q", chunks[0])
-    check(rows >= 1 and elements % rows == 0, "rows")
+    rows, rms, nrmse = struct.unpack_from("<Qff", chunks[0])
+    check(rows >= 1 and elements % rows == 0 and 0 <= rms < math.inf and 0 <= nrmse < math.inf, "head")
     left, right, at = read_low_rank(chunks[0], rows, elements // rows, 16)
     check(at == len(chunks[0]), "bytes after the low rank part")
     w = np.zeros((rows, elements // rows), np.float32)
@@ -615,7 +564,7 @@ def inverse_blocks(y: Floats, kind: int, block: int, levels: int) -> Floats:
     return out
 
 
-# --- sparse (11) ------------------------------------------------------------------------------------------------------
+# --- sparse (11) ---
 
 
 def read_number(coder: RangeDecoder, context_set: int) -> int:
@@ -664,22 +613,22 @@ def scan(height: int, width: int) -> list[tuple[int, int]]:
 
 def decode_sparse(chunks: list[bytes], elements: int) -> Floats:
     check(len(chunks[0]) == 32, "first chunk of a sparse tensor")
-    kind, levels, basis, zero, block, zeros, step, _, _, rows, height = struct.unpack("<BBBBHHfffQI", chunks[0])
-    check(kind in (1, 2) and levels <= 16 and basis <= 1 and not zero and not zeros, "parameters")
-    check(1 <= block <= 1024 and math.isfinite(step) and step > 0, "parameters")
+    kind, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = struct.unpack("<BBBBHHfffQI", chunks[0])
+    check(kind in (1, 2) and levels <= 16 * (kind == 2) and basis <= 1 and not zero and not zeros, "parameters")
+    check(1 <= block <= 1024 and 0 < step < math.inf, "parameters")
+    check(0 <= rms < math.inf and 0 <= nrmse < math.inf, "parameters")
     check(rows >= 1 and elements % rows == 0 and 1 <= height <= rows, "rows")
     check(height == rows or height % block == 0, "tile")
     columns = elements // rows
-    grid = Grid(rows, columns, height, columns)
-    check(len(chunks) == 1 + len(grid), "number of chunks")
+    check(height * columns <= (1 << 22) + block * columns, "tile")
+    cut = tiles(rows, columns, height, columns)
+    check(len(chunks) == 1 + len(cut), "number of chunks")
     y = np.zeros((rows, columns), np.float32)
     smooth = np.zeros((rows, columns), np.float32)
-    for (tile, _), stream in zip(grid.tiles(), chunks[1:], strict=True):
+    for (down, _), stream in zip(cut, chunks[1:], strict=True):
         coder = RangeDecoder(stream, 11 * 128)
-        for top in range(tile.start, tile.stop, block):
-            for left in range(0, columns, block):
-                part = slice(top, min(top + block, tile.stop)), slice(left, min(left + block, columns))
-                decode_block(coder, np.float32(step), y[part], smooth[part] if basis else None)
+        for part in tiles(down.stop - down.start, columns, block, block):
+            decode_block(coder, np.float32(step), y[down][part], smooth[down][part] if basis else None)
         coder.finish()
     return (inverse_blocks(y, kind, block, levels) + smooth).ravel()
 

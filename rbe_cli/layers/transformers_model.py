@@ -210,11 +210,11 @@ class TransformersModel:
             raise RBEError(f"{files.name}: no config.json beside the weights; give the model's whole folder")
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                config.parent, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+                config.parent, use_safetensors=True, local_files_only=True
             )
         except (ValueError, KeyError, OSError) as error:
             raise RBEError(f"{files.name}: transformers cannot load it ({str(error).splitlines()[0]})") from None
-        return cls(model.eval())
+        return cls(model.float().eval())
 
     @property
     def context(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from rbe_cli.operations.bench_sources import gaussian
 from rbe_cli.operations.machine import machine
 from rbe_cli.operations.settings import DEFAULT_EFFORT, Settings
-from tests.benchmarks.codec_profile import REST, Shares, profile
+from tests.benchmarks.codec_profile import REST, Shares, profile, search_times
 
 PAGE = Path("docs/codec.md")
 Document = dict[str, Any]
@@ -69,16 +69,24 @@ def kernels_table() -> list[str]:
     """ns per weight of every kernel, encoding at the lowest, the default and the highest effort, and decoding."""
     columns: dict[str, Shares] = {}
     for effort in (0, DEFAULT_EFFORT, 9):
-        columns[f"encode, effort {effort}"], decode = profile(gaussian(), 4.0, Settings(effort=effort).states)
-        if effort == DEFAULT_EFFORT:
-            columns["decode, 4 bits"] = decode
-    columns["decode, 2 bits"] = profile(gaussian(), 2.0, Settings().states)[1]
+        columns[f"encode, effort {effort}"] = profile(gaussian(), 4.0, Settings(effort=effort).states)[0]
+    for bits in (4.0, 2.0):
+        columns[f"decode, {bits:g} bits"] = profile(gaussian(), bits, Settings().states)[1]
     kernels = sorted({k for column in columns.values() for k in column}, key=lambda k: (k == REST, k))
     lines = ["| kernel |" + "".join(f" {name} |" for name in columns), "| --- |" + " ---: |" * len(columns)]
     for kernel in kernels:
         cells = [f"{column[kernel]:.2f}" if kernel in column else "" for column in columns.values()]
         lines.append(f"| {kernel} | " + " | ".join(cells) + " |")
     lines.append("| all | " + " | ".join(f"{sum(column.values()):.2f}" for column in columns.values()) + " |")
+    return lines
+
+
+def search_table() -> list[str]:
+    """The Viterbi search by states and lanes."""
+    states, lanes = (4, 8, 16, 32, 64, 128, 256), (8, 16, 32, 64)
+    times = search_times(states, lanes)
+    lines = ["| states |" + "".join(f" {width} lanes |" for width in lanes), "|" + " ---: |" * (1 + len(lanes))]
+    lines += [f"| {count} | " + " | ".join(f"{times[count, width]:.1f}" for width in lanes) + " |" for count in states]
     return lines
 
 
@@ -97,6 +105,7 @@ def main() -> None:
     page = replace_part(page, "efforts", efforts_table(efforts))
     page = replace_part(page, "rates", rates_table(rates))
     page = replace_part(page, "kernels", kernels_table())
+    page = replace_part(page, "search", search_table())
     here = ", ".join(f"{name} {value}" for name, value in machine().items())
     page = replace_part(page, "machine", [f"Measured on {datetime.date.today()}: {here}."])
     PAGE.write_text(page)

@@ -9,11 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from rbe_cli.codec import tensor_codec
+import numpy as np
+
+from rbe_cli.codec import tables, tensor_codec
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Wish
+from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.warm_up import compile_all
+from rbe_cli.kernels.trellis import search
 from rbe_cli.operations.bench_sources import BenchSource
 
 #: Kernel -> nanoseconds of processor time per weight; `everything else` is numpy and Python.
@@ -98,3 +102,23 @@ def _best(work: Callable[[], int], elements: int, repeat: int) -> Shares:
         if not best or sum(each.values()) < sum(best.values()):
             best = each
     return dict(sorted(best.items(), key=lambda item: -item[1]))
+
+
+def search_times(states: tuple[int, ...], lanes: tuple[int, ...], repeat: int = 15) -> dict[tuple[int, int], float]:
+    """ns per weight of the Viterbi search alone on 256 Ki Gaussian weights at about 4 bits; the best of `repeat`."""
+    weight_class, elements = 40, 1 << 18
+    family = tables.family(0)
+    times = {}
+    for count in states:
+        code = trellis(count)
+        for width in lanes:
+            shape = (elements // width, width)
+            x = np.random.default_rng(0).standard_normal(shape) * 2 ** ((weight_class - 15) / 8)
+            arguments = (
+                x.astype(np.float32), np.full(shape, weight_class, np.uint8), tables.CLASSES, family.price,
+                code.butterflies, code.back, np.empty((shape[0], -(-count // 32), width), np.uint32),
+                np.empty((shape[0], 4, width), np.int32), np.empty(shape, np.int32), np.empty(shape, np.uint8),
+            )  # fmt: skip
+            taken = [_timed(lambda arguments=arguments: search(*arguments)) for _ in range(repeat)]
+            times[count, width] = min(taken) / x.size
+    return times

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -128,7 +129,7 @@ def write(command: str) -> None:
     lines = [
         "# rbe beside other coders of weights",
         "",
-        f"Printed by `{command}` on {datetime.date.today()}: "
+        f"Printed by `{command}` (`make bench-peers` installs what it needs) on {datetime.date.today()}: "
         + ", ".join(f"{name} {value}" for name, value in here.items())
         + ".",
         "",
@@ -140,9 +141,9 @@ def write(command: str) -> None:
         "quantisers are those of its Python package, slower than llama.cpp's own in C. The machine is shared: a factor",
         "of 1.5 in time either way means nothing.",
         "",
-        "## The least and the mean gain of rbe over all matrices, in dB at the same size",
+        "## The least and the median gain of rbe over the matrices, in dB at the same size",
         "",
-        f"| peer | bits/w | effort {EFFORTS[0]}, least | mean | effort {EFFORTS[1]}, least | mean |",
+        f"| peer | bits/w | effort {EFFORTS[0]}, least | median | effort {EFFORTS[1]}, least | median |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     keys = list(dict.fromkeys(key for result in results.values() for key in result["rows"]))
@@ -151,7 +152,7 @@ def write(command: str) -> None:
         bits = sorted(row["peer"]["bits"] for row in rows)
         span = f"{bits[0]:.2f}" if bits[-1] - bits[0] < 0.01 else f"{bits[0]:.2f} to {bits[-1]:.2f}"
         gains = [[row["rbe"][i]["snr"] - row["peer"]["snr"] for row in rows] for i in range(len(EFFORTS))]
-        cells = [f"{figure:+.2f}" for gain in gains for figure in (min(gain), sum(gain) / len(gain))]
+        cells = [f"{figure:+.2f}" for gain in gains for figure in (min(gain), statistics.median(gain))]
         name = rows[0]["peer"]["name"].partition(", qp")[0]
         lines.append(f"| {name} | {span} | {' | '.join(cells)} |")
     for name, result in results.items():

@@ -67,7 +67,7 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("compress", "./gone", "-o", "m"), "no such file or folder"),
         (("compress", tmp_path, "-o", "m"), "no .safetensors files"),
         (("compress", "nobody/nothing", "-o", "m"), "offline"),
-        (("inspect", "gone"), "rbe.json"),
+        (("inspect", "gone"), "no such local path"),
         (("inspect", tmp_path), "rbe.json"),
         (("decode", "gone", "-q"), "rbe.json"),
         (("decode", tmp_path, "-q", "-o", "x"), "rbe.json"),

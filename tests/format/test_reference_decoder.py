@@ -38,7 +38,6 @@ def test_reference_decoder_does_not_import_the_package() -> None:
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
     assert not [module for module in modules if module.startswith(("rbe_cli", "tests", "tools"))]
-    assert len(source.splitlines()) <= 500
 
 
 @pytest.mark.parametrize("place", [0, 8, 10, 14, 20, 30, 200, 210, 222, 250, 300, 343])
