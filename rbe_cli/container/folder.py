@@ -73,7 +73,7 @@ class StoredTensor:
     def tiles(self) -> tuple[Decoder, Grid]:
         """The decoder and the grid of a lossily coded tensor; `stream` gives what the decoder takes."""
         record = self.record
-        with located(self.where):
+        with located(self.where), np.errstate(all="ignore"):
             decoder, grid = tensor_codec.open_tensor(self.file.chunk(record.first_chunk), record.shape, record.codec)
         if record.chunks != 1 + (0 if record.codec == "lowrank" else len(grid)):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
@@ -94,9 +94,10 @@ class StoredTensor:
 
     def _tile_job(self, decoder: Decoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:
-            with located(self.where):
+            # What no encoder writes may overflow on the way; it stays what it is.
+            with located(self.where), np.errstate(all="ignore"):
                 weights = decoder.decode(stream, tile)
-            return dtypes.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
+                return dtypes.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
 
         return decode
 

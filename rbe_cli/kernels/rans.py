@@ -127,6 +127,9 @@ def _escape(x, union, reach, words, at):
     head = np.int64(x & np.uint32(63))
     x, at = _refill(x >> np.uint32(6), words, at)
     bits = head >> 1
+    if bits > 28:
+        # No encoder sends such a number: end the stream where none can end.
+        return np.int64(0), x, at + np.uint64(1 << 40)
     low = np.int64(0)
     while bits > 0:
         take = bits - 12 if bits > 12 else bits

@@ -17,6 +17,7 @@ import numpy as np
 from rbe_cli import __version__, dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
 from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
+from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.rate_control import Forecast
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice, Wish
@@ -201,7 +202,14 @@ class Job:
                 self._explain_exact(matrix, info.name)
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
+                self._refine(plan)
         self.progress.advance(info.elements)
+
+    def _refine(self, plan: Plan) -> None:
+        """Give a small table of tokens, which the whole model speaks through, a finer step than its size earns it."""
+        factor = self.settings.finer(plan.info.name, plan.info.elements / self.elements)
+        if plan.goal.kind == "shared" and plan.choice and isinstance(plan.choice.analysis, Analysis) and factor > 1:
+            plan.choice = replace(plan.choice, analysis=plan.choice.analysis.finer(factor))
 
     def _wish(self, plan: Plan) -> Wish:
         """What the choice of structure and transform has to know."""
@@ -359,18 +367,31 @@ class Job:
         assert plan.choice is not None
         assert plan.analysis is not None
         best: trellis_codec.Encoded | None = None
-        result = first
-        for _ in range(_MAX_PASSES):
+        result, good, bad, stride = first, 0.0, math.inf, -1
+        for _ in range(_MAX_PASSES + 4):
             if plan.goal.kind == "nrmse":
                 measured = math.sqrt(result.squared_error / plan.analysis.energy)
                 following = rate_control.corrected_for_error(multiplier, measured, plan.goal.value)
+                within = measured <= plan.goal.value
+                # A larger multiplier makes a larger error.
+                good, bad = (max(good, multiplier), bad) if within else (good, min(bad, multiplier))
             else:
                 measured = metrics.bits_per_weight(result.size, plan.info.elements)
                 following = rate_control.corrected_for_bits(multiplier, measured, plan.goal.value)
-            if measured <= plan.goal.value and (best is None or result.squared_error != best.squared_error):
-                best = result
-            if rate_control.close(measured, plan.goal.value):
+                within = measured <= plan.goal.value
+                # And a smaller file.
+                good, bad = (good, min(bad, multiplier)) if within else (max(good, multiplier), bad)
+            if within and (best is None or result.size != best.size):
+                better = best is None or (result.size < best.size) == (plan.goal.kind == "nrmse")
+                best = result if better else best
+            if rate_control.close(measured, plan.goal.value) or bad / max(good, 1e-30) < 1 + 1e-6:
                 break
+            if good and math.isfinite(bad):
+                following = following if good < following < bad else math.sqrt(good * bad)
+            else:
+                # Where nearly nothing is sent, the figure hardly moves with the step: take longer strides.
+                stride += 1
+                following = multiplier * min(max((following / multiplier) ** (2**stride), 0.5), 2.0)
             multiplier = following
             encoding = self._start(plan.choice, multiplier)
             if encoding is None:

@@ -92,7 +92,7 @@ def decode(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     job.write_source(pool, i, path)
                 for carried in manifest.carried:
-                    _restore(folder / CARRIED / carried.path, partial / carried.path, carried)
+                    _restore(folder, partial / carried.path, carried)
             files = [out / source.path for source in manifest.sources]
     tensors = manifest.tensors
     return Decoded(
@@ -122,10 +122,12 @@ def _check_output(folder: Path, out: Path, force: bool) -> None:
         raise RBEError(f"{out}: holds compressed layers; choose another output with -o")
 
 
-def _restore(path: Path, target: Path, entry: FileEntry) -> None:
-    """Copy a carried file and check that it is what the manifest says."""
+def _restore(folder: Path, target: Path, entry: FileEntry) -> None:
+    """Copy a carried file of a folder and check that it is what the manifest says, reached by no link."""
+    path = folder / CARRIED / entry.path
+    way = [path, *path.parents][: len(path.relative_to(folder).parts)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink() or not path.is_file():
+    if any(map(Path.is_symlink, way)) or not path.is_file():
         raise CorruptFile(f"{path}: missing, or not a plain file")
     if path.stat().st_size != entry.bytes:
         raise CorruptFile(f"{path}: has another size than the manifest says")

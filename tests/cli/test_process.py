@@ -72,12 +72,17 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def heed_interrupts() -> None:
+    """In a new process: a job in the background of a script is started with SIGINT ignored, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("phase", ["analysing", "encoding"])
 def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: str) -> None:
     out = tmp_path / "m.rbe"
     command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -99,7 +104,7 @@ def test_interrupted_replacement_keeps_what_was_there(large: Path, tmp_path: Pat
     before = (out / "rbe.json").read_bytes()
     command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7", "--force"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
