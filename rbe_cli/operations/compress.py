@@ -390,8 +390,8 @@ class Job:
                 following = following if good < following < bad else math.sqrt(good * bad)
             else:
                 # Where nearly nothing is sent, the figure hardly moves with the step: take longer strides.
-                stride += 1
-                following = multiplier * min(max((following / multiplier) ** (2**stride), 0.5), 2.0)
+                stride = min(stride + 1, 8)
+                following = multiplier * 2 ** min(max(math.log2(following / multiplier) * 2**stride, -1.0), 1.0)
             multiplier = following
             encoding = self._start(plan.choice, multiplier)
             if encoding is None:

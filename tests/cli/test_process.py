@@ -82,7 +82,12 @@ def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: 
     out = tmp_path / "m.rbe"
     command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it only sets a signal's handler
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -104,7 +109,12 @@ def test_interrupted_replacement_keeps_what_was_there(large: Path, tmp_path: Pat
     before = (out / "rbe.json").read_bytes()
     command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7", "--force"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it only sets a signal's handler
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
