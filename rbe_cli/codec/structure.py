@@ -70,12 +70,12 @@ class LowRank:
         return cls(left, q, data[:at]), at
 
     def subtract(self, w: NDArray[np.float32], top: int) -> None:
-        """Take it from rows top, top + 1, ... in place."""
+        """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""
         add_product(self.left[top : top + w.shape[0]], self.right, np.float32(-1), w)
 
     def add(self, w: NDArray[np.float32], top: int) -> None:
-        """Add it to rows top, top + 1, ... in place."""
-        add_product(self.left[top : top + w.shape[0]], self.right, np.float32(1), w)
+        """Add it to rows top, top + 1, ... in place: by the library's product, which is fast."""
+        w += self.left[top : top + w.shape[0]] @ self.right
 
 
 def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:

@@ -365,39 +365,52 @@ class Job:
         if plan.goal.kind == "shared":
             return first
         assert plan.choice is not None
-        assert plan.analysis is not None
         best: trellis_codec.Encoded | None = None
-        result, good, bad, stride = first, 0.0, math.inf, -1
-        for _ in range(_MAX_PASSES + 4):
-            if plan.goal.kind == "nrmse":
-                measured = math.sqrt(result.squared_error / plan.analysis.energy)
-                following = rate_control.corrected_for_error(multiplier, measured, plan.goal.value)
-                within = measured <= plan.goal.value
-                # A larger multiplier makes a larger error.
-                good, bad = (max(good, multiplier), bad) if within else (good, min(bad, multiplier))
-            else:
-                measured = metrics.bits_per_weight(result.size, plan.info.elements)
-                following = rate_control.corrected_for_bits(multiplier, measured, plan.goal.value)
-                within = measured <= plan.goal.value
-                # And a smaller file.
-                good, bad = (good, min(bad, multiplier)) if within else (max(good, multiplier), bad)
-            if within and (best is None or result.size != best.size):
-                better = best is None or (result.size < best.size) == (plan.goal.kind == "nrmse")
-                best = result if better else best
-            if rate_control.close(measured, plan.goal.value) or bad / max(good, 1e-30) < 1 + 1e-6:
+        result = first
+        for _ in range(_MAX_PASSES):
+            measured, following = self._against_goal(plan, multiplier, result)
+            if measured <= plan.goal.value and (best is None or result.squared_error != best.squared_error):
+                best = result
+            if rate_control.close(measured, plan.goal.value):
                 break
-            if good and math.isfinite(bad):
-                following = following if good < following < bad else math.sqrt(good * bad)
-            else:
-                # Where nearly nothing is sent, the figure hardly moves with the step: take longer strides.
-                stride = min(stride + 1, 8)
-                following = multiplier * 2 ** min(max(math.log2(following / multiplier) * 2**stride, -1.0), 1.0)
             multiplier = following
+            encoding = self._start(plan.choice, multiplier)
+            if encoding is None:
+                return best
+            result = encoding.result()
+        return best or self._close_in(plan, multiplier)
+
+    def _close_in(self, plan: Plan, multiplier: float) -> trellis_codec.Encoded | None:
+        """Meet a goal near which the figure hardly moves with the step: stride away, then halve the way back."""
+        assert plan.choice is not None
+        best: trellis_codec.Encoded | None = None
+        outside, stride = multiplier, 0.7 if plan.goal.kind == "nrmse" else 1.4
+        inside = multiplier
+        for _ in range(_MAX_PASSES):
+            multiplier = inside * stride if best is None else math.sqrt(inside * outside)
             encoding = self._start(plan.choice, multiplier)
             if encoding is None:
                 break
             result = encoding.result()
+            measured, _ = self._against_goal(plan, multiplier, result)
+            if measured <= plan.goal.value:
+                best, inside = result, multiplier
+                if rate_control.close(measured, plan.goal.value):
+                    break
+            elif best is None:
+                outside = inside = multiplier
+            else:
+                outside = multiplier
         return best
+
+    def _against_goal(self, plan: Plan, multiplier: float, result: trellis_codec.Encoded) -> tuple[float, float]:
+        """What was measured of the figure a tensor's goal is about, and the multiplier to try next."""
+        assert plan.analysis is not None
+        if plan.goal.kind == "nrmse":
+            measured = math.sqrt(result.squared_error / plan.analysis.energy)
+            return measured, rate_control.corrected_for_error(multiplier, measured, plan.goal.value)
+        measured = metrics.bits_per_weight(result.size, plan.info.elements)
+        return measured, rate_control.corrected_for_bits(multiplier, measured, plan.goal.value)
 
     # Writing
 

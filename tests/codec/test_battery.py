@@ -21,7 +21,8 @@ def test_round_trip(name: str, dtype: str) -> None:
     coded = battery.trellis_encode(w, dtype)
     if coded is None:
         magnitudes = np.abs(w.astype(np.float64))
-        assert magnitudes.max() < 1e-17 or magnitudes.max() > 1e17
+        alike = w.size and (w == w.ravel()[0]).all()
+        assert alike or magnitudes.max() < 1e-17 or magnitudes.max() > 1e17
         return
     assert name not in ALWAYS_EXACT or dtype == "F16"
     back = battery.trellis_decode(coded.chunks, w.shape, dtype)
