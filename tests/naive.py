@@ -6,6 +6,7 @@ order of rounding matters. Each returns exactly, bit for bit, what its kernel do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -374,3 +375,25 @@ def add_product(a: np.ndarray, b: np.ndarray, sign: np.float32, out: np.ndarray)
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b in the same order."""
     return add_product(a, b, _F(1), np.zeros((a.shape[0], b.shape[1]), np.float32))
+
+
+def top_coefficients_energy(w: np.ndarray, matrix_of: Callable[[int], np.ndarray], block: int, size: int) -> float:
+    """Share of the energy that the largest coefficients of a blockwise transform keep in `size` bytes, at best.
+
+    An oracle, kinder than any code: the places cost their entropy, log2 C(n, k) bits, a value costs 4 bits and is kept
+    exactly, and there is no header.
+    """
+    coefficients = []
+    for top in range(0, w.shape[0], block):
+        for left in range(0, w.shape[1], block):
+            part = w[top : top + block, left : left + block].astype(np.float64)
+            rows, columns = (matrix_of(n).astype(np.float64) for n in part.shape)
+            coefficients.append((rows @ part @ columns.T).ravel())
+    squares = np.sort(np.concatenate(coefficients) ** 2)[::-1]
+    n = squares.size
+    count = 0
+    while count < n and math.lgamma(n + 1) - math.lgamma(count + 2) - math.lgamma(n - count) <= math.log(2) * (
+        8 * size - 4 * (count + 1)
+    ):
+        count += 1
+    return float(squares[:count].sum() / squares.sum())
