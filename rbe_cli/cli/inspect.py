@@ -18,6 +18,7 @@ from rbe_cli.operations.figures import totals
 from rbe_cli.operations.settings import Settings
 
 if TYPE_CHECKING:
+    from rbe_cli.codec.parameters import Parameters
     from rbe_cli.operations.inspect import Inspected
 
 
@@ -114,14 +115,23 @@ def _print(
     found: Inspected, figures: dict[str, Any], judged: Sequence[GroupBudget], whole: bool, markdown: bool
 ) -> None:
     console = stdout()
+    details = {name: _blocks_text(parameters) for name, parameters in found.parameters.items()}
     if found.manifest is not None:
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
         console.print(tables.name_text(f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"))
-    tables.show(console, tables.tensor_table(found.tensors, None, whole), markdown)
+    tables.show(console, tables.tensor_table(found.tensors, None, whole, details), markdown)
     tables.print_totals(console, figures)
     if judged:
         tables.show(console, budgets.table(judged), markdown)
+
+
+def _blocks_text(parameters: Parameters) -> str:
+    """Blocks and levels of a blockwise transform: ` in 128x128, 5 levels`."""
+    if not parameters.block:
+        return ""
+    levels = f", {parameters.levels} levels" if parameters.levels else ""
+    return f" in {parameters.block}x{parameters.block}{levels}"
 
 
 def _parameters_json(parameters: Any) -> dict[str, Any] | None:

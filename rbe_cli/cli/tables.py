@@ -72,15 +72,29 @@ def _markdown_cell(cell: Any) -> str:
     return "".join("\\" + c if c in "\\|`*_<>" else c for c in text)
 
 
-def method_text(tensor: TensorEntry) -> str:
-    """`trellis`, or `trellis, klt +1.29 dB` where a structure or transform was chosen and gained so much."""
-    if tensor.choice is None or tensor.choice.name == "none":
-        return tensor.method
-    return f"{tensor.method}, {tensor.choice.name} {tensor.choice.gain_db:+.2f} dB"
+def method_text(tensor: TensorEntry, detail: str | None = None) -> str:
+    """`trellis`, or `trellis, klt +1.29 dB` where a structure or transform was chosen and gained so much.
+
+    With `detail` (which may be empty), that, and the runner-up.
+    """
+    choice = tensor.choice
+    if choice is None:
+        return tensor.method + (detail or "")
+    text = tensor.method if choice.name == "none" else f"{tensor.method}, {choice.name} {choice.gain_db:+.2f} dB"
+    if detail is not None:
+        text += detail
+        if choice.runner_up:
+            text += f"; next {choice.runner_up} {choice.runner_up_db:+.2f}"
+    return text
 
 
-def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] | None, whole: bool) -> Table:
-    """One line per tensor; small exact ones share one unless `whole`."""
+def tensor_table(
+    tensors: Sequence[TensorEntry],
+    encode_ns: Mapping[str, float] | None,
+    whole: bool,
+    details: Mapping[str, str] | None = None,
+) -> Table:
+    """One line per tensor; small exact ones share one unless `whole`. `details` say more of the method, by tensor."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("tensor", overflow="fold", ratio=1)
     table.add_column("shape", no_wrap=True)
@@ -97,8 +111,9 @@ def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] 
     for tensor in tensors:
         if tensor.name in hidden:
             continue
+        detail = None if details is None else details.get(tensor.name, "")
         row: list[str | Text] = [
-            name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(method_text(tensor)),
+            name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(method_text(tensor, detail)),
             number(tensor.bpw, ".3f"), number(metrics.ratio(tensor.source_bytes, tensor.bytes), ".2f"),
             *_error_cells(tensor),
         ]  # fmt: skip
@@ -119,9 +134,8 @@ def tensor_table(tensors: Sequence[TensorEntry], encode_ns: Mapping[str, float] 
 def _error_cells(tensor: TensorEntry) -> list[str]:
     if not tensor.nrmse:
         return ["0", "0", "exact", "-"]
-    return [
-        f"{tensor.rmse:.3g}", number(tensor.nrmse, ".4f"), number(tensor.snr, ".2f"), number(tensor.gap, ".2f"),
-    ]  # fmt: skip
+    nrmse = number(tensor.nrmse, ".4f" if tensor.nrmse > 0.001 else ".1e")
+    return [f"{tensor.rmse:.3g}", nrmse, number(tensor.snr, ".2f"), number(tensor.gap, ".2f")]
 
 
 def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
