@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
 
@@ -75,7 +76,9 @@ class LowRank:
 
     def add(self, w: NDArray[np.float32], top: int) -> None:
         """Add it to rows top, top + 1, ... in place: by the library's product, which is fast."""
-        w += self.left[top : top + w.shape[0]] @ self.right
+        part = scratch("low rank", w.shape, np.float32)
+        np.matmul(self.left[top : top + w.shape[0]], self.right, out=part)
+        w += part
 
 
 def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.workspace import scratch
 from rbe_cli.kernels.products import multiply_left, multiply_right
 
 
@@ -120,8 +121,9 @@ class KarhunenLoeve:
         return out
 
     def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows of some coordinates."""
-        out: NDArray[np.float32] = y @ self._back
+        """Rows of some coordinates, good until this thread's next call."""
+        out = scratch("rotated", y.shape, np.float32)
+        np.matmul(y, self._back, out=out)
         return out
 
 
