@@ -12,10 +12,11 @@ import typer
 
 from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.operations.budgets import GroupBudget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.presets import as_toml, resolve
-from rbe_cli.operations.settings import EFFORT_STATES, TRANSFORM_CHOICES, Settings
+from rbe_cli.operations.settings import EFFORT_STATES, Settings
 from rbe_cli.operations.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"{', '.join(TRANSFORM_CHOICES)}; auto chooses per tensor.  [default: {Settings.transform}]",
+            help=f"{', '.join(CHOICES)}; auto chooses per tensor.  [default: {Settings.transform}]",
             rich_help_panel=_STRUCTURE,
         ),
     ] = None,

@@ -24,6 +24,8 @@ _LONGEST_AXIS = 1 << 26
 #: Names of the structures and transforms; the place in the list is the identifier in the parameters.
 STRUCTURES = ("none", "lowrank")
 TRANSFORMS = ("none", "dct", "dwt", "klt")
+#: What a user may ask for, a transform or a structure; `auto` chooses.
+CHOICES = ("auto", *TRANSFORMS, *STRUCTURES[1:])
 #: Which transforms work on blocks, and how large these may be.
 _BLOCKWISE = (1, 2)
 _LARGEST_BLOCK = 1024

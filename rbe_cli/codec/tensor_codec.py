@@ -27,8 +27,6 @@ from rbe_cli.codec.tiles import LONG_ROW, Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.errors import Damage
 
-#: What a user may ask for; `auto` chooses.
-CHOICES = ("auto", "none", "dct", "dwt", "klt", "lowrank")
 #: Structure and transform have to gain so many dB to be chosen: they cost time to decode.
 _WORTH = 0.1
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
@@ -53,7 +51,7 @@ class Choice:
     codec : str
         In which the layer file holds it: `trellis`, or without a coded residual `sparse` or `lowrank`.
     name : str
-        Of the pipeline: one of CHOICES but `auto`.
+        Of the pipeline: one of `parameters.CHOICES` but `auto`, or FACTORS.
     gain_db : float
         What it saves against `none`, as dB at the same size.
     runner_up : str
@@ -77,7 +75,7 @@ class Wish:
     Attributes
     ----------
     transform : str
-        One of CHOICES.
+        One of `parameters.CHOICES`.
     block, levels : int
         For `dct` and `dwt`.
     nrmse : float
@@ -106,7 +104,7 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
     shaped, which happens in the domain of the weights, `auto` looks at low rank only.
     """
     shaped = bool(row_shaping or column_shaping)
-    if wish.transform not in ("auto", "none") and wish.transform != "lowrank":
+    if wish.transform in ("dct", "dwt", "klt"):
         row_shaping = column_shaping = 0
     plain = analyse(matrix, row_shaping, column_shaping, shape_unit)
     if plain is None:

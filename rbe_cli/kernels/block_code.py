@@ -10,7 +10,14 @@ import numpy as np
 from numba import njit
 
 from rbe_cli.kernels import JIT
-from rbe_cli.kernels.range_coder import _HALF, _MASK32, _decode_bit, _encode_bit, _next_byte, _shift_low
+from rbe_cli.kernels.range_coder import (
+    _HALF,
+    _decode_bit,
+    _encode_bit,
+    _finish_encoder,
+    _start_decoder,
+    _start_encoder,
+)
 
 #: Weights of the basis functions per block, at most.
 BASIS = 8
@@ -79,9 +86,7 @@ def encode_blocks(weights, counts, places, values, out):
     out : uint8
         Scratch; 16 bytes per number and 64 are enough.
     """
-    coder = np.zeros(5, np.int64)
-    coder[1] = _MASK32
-    coder[3] = 1
+    coder = _start_encoder()
     probabilities = np.full(_SETS * _SET, _HALF, np.int64)
     at = 0
     for block in range(weights.shape[0]):
@@ -99,15 +104,7 @@ def encode_blocks(weights, counts, places, values, out):
             _put(coder, probabilities, _VALUE, abs(v) - 1, out)
             _encode_bit(coder, probabilities, -1, 1 if v < 0 else 0, out)
             at += 1
-    for _ in range(5):
-        _shift_low(coder, out)
-    used = coder[4]
-    for i in range(1, used):
-        out[i - 1] = out[i]
-    used -= 1
-    while used > 0 and out[used - 1] == 0:
-        used -= 1
-    return used
+    return _finish_encoder(coder, out)
 
 
 @njit(**JIT)
@@ -126,10 +123,7 @@ def decode_blocks(data, areas, weights, coefficients, orders, starts):
     orders : int32[:]; starts : int64[blocks]
         A block's scan is orders[starts[block]:]: the place in the block of each scan position.
     """
-    coder = np.zeros(3, np.int64)
-    coder[1] = _MASK32
-    for _ in range(4):
-        coder[0] = (coder[0] << 8) | _next_byte(coder, data)
+    coder = _start_decoder(data)
     probabilities = np.full(_SETS * _SET, _HALF, np.int64)
     first = np.int64(0)
     for block in range(weights.shape[0]):

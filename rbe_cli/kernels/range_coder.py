@@ -59,11 +59,33 @@ def _shift_low(coder, out):
 
 
 @njit(**JIT)
-def encode_integers(values, out):
-    """Code int32[n]; `out` is uint8 scratch of at least 12 n + 16 bytes. Returns the number of bytes used."""
+def _start_encoder():
+    """A coder at the beginning of its output: int64 [low, range, cache, pending, at]."""
     coder = np.zeros(5, np.int64)
     coder[1] = _MASK32
     coder[3] = 1
+    return coder
+
+
+@njit(**JIT)
+def _finish_encoder(coder, out):
+    """Write out what is pending; returns the number of bytes used."""
+    for _ in range(5):
+        _shift_low(coder, out)
+    # The first byte is always 0, and zeros at the end are what the decoder reads past the end: neither is sent.
+    used = coder[4]
+    for i in range(1, used):
+        out[i - 1] = out[i]
+    used -= 1
+    while used > 0 and out[used - 1] == 0:
+        used -= 1
+    return used
+
+
+@njit(**JIT)
+def encode_integers(values, out):
+    """Code int32[n]; `out` is uint8 scratch of at least 12 n + 16 bytes. Returns the number of bytes used."""
+    coder = _start_encoder()
     probabilities = np.full(_CONTEXTS, _HALF, np.int64)
     before = 0
     for t in range(values.shape[0]):
@@ -90,16 +112,7 @@ def encode_integers(values, out):
                 for b in range(bits - 1, -1, -1):
                     _encode_bit(coder, probabilities, -1, (rest >> b) & 1, out)
         before = nonzero
-    for _ in range(5):
-        _shift_low(coder, out)
-    # The first byte is always 0, and zeros at the end are what the decoder reads past the end: neither is sent.
-    used = coder[4]
-    for i in range(1, used):
-        out[i - 1] = out[i]
-    used -= 1
-    while used > 0 and out[used - 1] == 0:
-        used -= 1
-    return used
+    return _finish_encoder(coder, out)
 
 
 @njit(**JIT)
@@ -108,6 +121,16 @@ def _next_byte(coder, data):
     byte = np.int64(data[coder[2]]) if coder[2] < data.shape[0] else 0
     coder[2] += 1
     return byte
+
+
+@njit(**JIT)
+def _start_decoder(data):
+    """A coder at the beginning of its input: int64 [code, range, at]."""
+    coder = np.zeros(3, np.int64)
+    coder[1] = _MASK32
+    for _ in range(4):
+        coder[0] = (coder[0] << 8) | _next_byte(coder, data)
+    return coder
 
 
 @njit(**JIT)
@@ -137,10 +160,7 @@ def _decode_bit(coder, probabilities, context, data):
 @njit(**JIT)
 def decode_integers(data, values):
     """Fill int32[n] from uint8 data. Returns False if the data goes on too long or holds a number that does not fit."""
-    coder = np.zeros(3, np.int64)
-    coder[1] = _MASK32
-    for _ in range(4):
-        coder[0] = (coder[0] << 8) | _next_byte(coder, data)
+    coder = _start_decoder(data)
     probabilities = np.full(_CONTEXTS, _HALF, np.int64)
     before = 0
     for t in range(values.shape[0]):

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.errors import UsageError
 
 OBJECTIVES = ("balanced", "mse")
@@ -15,7 +16,6 @@ OBJECTIVES = ("balanced", "mse")
 EFFORT_STATES = (4, 8, 16, 32, 64, 128, 256, 256, 256, 256)
 DEFAULT_EFFORT = 5
 DEFAULT_BITS = 4.0
-TRANSFORM_CHOICES = ("auto", "none", "dct", "dwt", "klt", "lowrank")
 #: Tensors with fewer elements than this are kept exactly, and so are all vectors: they weigh nothing.
 EXACT_BELOW = 1024
 #: gr and gc of `balanced`, in sixteenths; tables of embeddings get none, where shaping harms.
@@ -124,8 +124,8 @@ class Settings:
             raise UsageError(f"--block must be from {_BLOCKS.start} to {_BLOCKS.stop - 1}, not {self.block}")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
-        if self.transform not in TRANSFORM_CHOICES:
-            raise UsageError(f"--transform must be one of {', '.join(TRANSFORM_CHOICES)}, not {self.transform!r}")
+        if self.transform not in CHOICES:
+            raise UsageError(f"--transform must be one of {', '.join(CHOICES)}, not {self.transform!r}")
         for name in ("include", "exclude"):
             for pattern in getattr(self, name):
                 try:
