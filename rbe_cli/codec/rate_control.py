@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
 
@@ -18,6 +18,8 @@ TOLERANCE = 0.004
 AIM = 0.9985
 #: Errors are aimed at from below, too.
 AIM_ERROR = 0.9995
+#: Times something is encoded to meet a goal, at most.
+MAX_PASSES = 12
 _LOG_RANGE = (-26.0, 8.0)
 _BISECTIONS = 60
 
@@ -82,19 +84,106 @@ def multiplier_for_error(analysis: Forecast, nrmse: float) -> float:
     return 1 / math.exp2(_bisect(lambda m: analysis.expected_error(analysis.unit / m) > wanted))
 
 
-def corrected_for_error(multiplier: float, measured: float, wanted: float) -> float:
-    """Next multiplier after one gave the relative error `measured`; the error is nearly proportional to it."""
-    return multiplier * min(max(wanted * AIM_ERROR / max(measured, 1e-9), 0.5), 2.0)
+class Measured(Protocol):
+    """What the encoder tells of a tensor it has encoded.
+
+    Attributes
+    ----------
+    squared_error : float
+        Sum over the weights.
+    size : int
+        Bytes.
+    """
+
+    @property
+    def squared_error(self) -> float: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
 
 
-def corrected_for_bits(multiplier: float, measured: float, wanted: float) -> float:
-    """Next multiplier after one gave so many bits per weight; an octave of step is a bit."""
-    return multiplier * math.exp2(min(max(measured - wanted * AIM_ERROR, -1.0), 1.0))
+Result = TypeVar("Result", bound=Measured)
 
 
-def close(measured: float, wanted: float) -> bool:
-    """Whether a figure is within what was asked, and close to it."""
-    return wanted * (1 - TOLERANCE) <= measured <= wanted
+class OwnGoal:
+    """What is asked of one tensor for itself: a relative error, or a size, which no result may exceed.
+
+    Parameters
+    ----------
+    analysis : Forecast
+    kind : str
+        `nrmse` or `bits`.
+    value : float
+        Relative error, or bits per weight.
+    """
+
+    def __init__(self, analysis: Forecast, kind: str, value: float) -> None:
+        self._analysis = analysis
+        self._error = kind == "nrmse"
+        self._value = value
+        self._elements = analysis.matrix.rows * analysis.matrix.columns
+
+    def first(self) -> float:
+        """The multiplier to begin with."""
+        if self._error:
+            return multiplier_for_error(self._analysis, self._value)
+        return multiplier_for_size([self._analysis], self._value * self._elements / 8 * AIM)
+
+    def meet(self, multiplier: float, first: Result, encode: Callable[[float], Result | None]) -> Result | None:
+        """Encode again until the goal is met, or just so; None if only exact will do.
+
+        `first` is what `multiplier` gave; `encode` gives the result of another one, or None where there is none.
+        """
+        best: Result | None = None
+        result: Result | None = first
+        for _ in range(MAX_PASSES):
+            assert result is not None
+            figure = self._figure(result)
+            if figure <= self._value and (best is None or result.squared_error != best.squared_error):
+                best = result
+            if self._close(figure):
+                break
+            multiplier = self._corrected(multiplier, figure)
+            result = encode(multiplier)
+            if result is None:
+                return best
+        return best or self._close_in(multiplier, encode)
+
+    def _close_in(self, multiplier: float, encode: Callable[[float], Result | None]) -> Result | None:
+        """Meet a goal near which the figure hardly moves with the step: stride away, then halve the way back."""
+        best: Result | None = None
+        inside = outside = multiplier
+        stride = 0.7 if self._error else 1.4
+        for _ in range(MAX_PASSES):
+            multiplier = inside * stride if best is None else math.sqrt(inside * outside)
+            result = encode(multiplier)
+            if result is None:
+                break
+            figure = self._figure(result)
+            if figure <= self._value:
+                best, inside = result, multiplier
+                if self._close(figure):
+                    break
+            elif best is None:
+                outside = inside = multiplier
+            else:
+                outside = multiplier
+        return best
+
+    def _figure(self, result: Measured) -> float:
+        """What was measured of the figure the goal is about."""
+        if self._error:
+            return math.sqrt(result.squared_error / self._analysis.energy)
+        return 8 * result.size / self._elements
+
+    def _corrected(self, multiplier: float, figure: float) -> float:
+        """Next multiplier: the error is nearly proportional to it, and an octave of it is a bit."""
+        if self._error:
+            return multiplier * min(max(self._value * AIM_ERROR / max(figure, 1e-9), 0.5), 2.0)
+        return multiplier * math.exp2(min(max(figure - self._value * AIM_ERROR, -1.0), 1.0))
+
+    def _close(self, figure: float) -> bool:
+        """Whether a figure is within what was asked, and close to it."""
+        return self._value * (1 - TOLERANCE) <= figure <= self._value
 
 
 class SizeSearch:

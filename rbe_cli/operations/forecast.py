@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,10 @@ from rbe_cli.codec.source import view_shape
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.layer_file import EncodedTensor
 from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
-from rbe_cli.container.names import file_names, layer_of
+from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
-from rbe_cli.operations.compress import Job, Plan, choice_entry
+from rbe_cli.operations.compress import choice_entry
+from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
@@ -55,12 +55,11 @@ def forecast(checkpoint: Checkpoint, settings: Settings, progress: Progress | No
     """
     started = time.perf_counter()
     with worker_threads(settings.threads) as pool:
-        job = _Forecasting(checkpoint, settings, pool, Path(), progress or Silent())
-        manifest = job.manifest()
+        manifest = _Forecasting(checkpoint, settings, pool, progress or Silent()).manifest()
     return Forecast(manifest, _size(manifest), time.perf_counter() - started)
 
 
-class _Forecasting(Job):
+class _Forecasting(Planner):
     """A compression that stops before it encodes."""
 
     def manifest(self) -> Manifest:
@@ -71,27 +70,24 @@ class _Forecasting(Job):
         self.carried = tuple(
             FileEntry(relative, path.stat().st_size, _SHA256) for path, relative in self.checkpoint.carried
         )
-        self.plans = self._plan()
+        self.plan()
         self._exact = {
             plan.info.name: size
-            for plan, size in zip(self.plans, self.pool.map(self._exact_bytes, self.plans), strict=True)
+            for plan, size in zip(self.plans, self._pool.map(self._exact_bytes, self.plans), strict=True)
         }
-        budget = self._budget()
+        budget = self.budget()
         multiplier = 0.0
         if budget is not None:
-            analyses = [p.analysis for p in self.plans if p.analysis is not None and p.goal.kind == "shared"]
             fixed = self._written(None)
             rest = _size(fixed)
             if rest >= budget:
-                raise RBEError(self._out_of_reach(rest))
-            multiplier = rate_control.multiplier_for_size(analyses, budget * rate_control.AIM - rest)
+                raise RBEError(self.out_of_reach(rest))
+            multiplier = rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
         return self._written(multiplier)
 
     def _written(self, multiplier: float | None) -> Manifest:
         """The manifest at a step; with None, of what does not depend on it."""
-        by_layer: dict[str, list[Plan]] = {}
-        for plan in self.plans:
-            by_layer.setdefault(layer_of(plan.info.name), []).append(plan)
+        by_layer = self.by_layer()
         files = file_names(by_layer)
         layers = []
         for layer, plans in by_layer.items():
@@ -123,7 +119,7 @@ class _Forecasting(Job):
             chunks = 1 + len(Grid.of(*view_shape(info.shape)))
             if multiplier is None and plan.goal.kind == "shared":
                 return 0, chunks, exact, "trellis"
-            step = self._own_multiplier(plan, multiplier or 0.0) * analysis.unit
+            step = goal_multiplier(plan, multiplier or 0.0) * analysis.unit
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
             if fits and (size < info.nbytes * 0.6 or size < self._exact[info.name]):
@@ -143,12 +139,12 @@ class _Forecasting(Job):
         if plan.goal.kind == "skip" or info.elements <= _SAMPLE:
             if plan.analysis is not None:
                 return info.nbytes
-            return sum(map(len, self._exact_chunks(plan)))
+            return sum(map(len, self.exact_chunks(plan)))
         return sum(_plane_bytes(plane, info.elements) for plane in lossless.planes(self._sampled(plan), info.dtype))
 
     def _sampled(self, plan: Plan) -> NDArray[np.uint8]:
         """The bytes of some elements, spread over the tensor."""
-        raw, width = self._raw(plan), dtypes.BITS[plan.info.dtype] // 8 or 1
+        raw, width = self.raw(plan), dtypes.BITS[plan.info.dtype] // 8 or 1
         part = 1 << 12
         starts = np.linspace(0, raw.size // width - part, _SAMPLE // part).astype(np.int64)
         return np.concatenate([raw[start * width : (start + part) * width] for start in starts])

@@ -1,0 +1,208 @@
+"""Plan a compression: what every tensor of a checkpoint is going to be, and how large everything may become."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes, metrics
+from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
+from rbe_cli.codec import lossless, tensor_codec
+from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.rate_control import Forecast, OwnGoal
+from rbe_cli.codec.source import Matrix, view_shape
+from rbe_cli.codec.tensor_codec import Choice, Wish
+from rbe_cli.container.names import layer_of
+from rbe_cli.operations.progress import Progress
+from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
+
+
+@dataclass
+class Plan:
+    """How one tensor is going to be coded.
+
+    Attributes
+    ----------
+    shard : int
+        Number of the file it is in.
+    choice : Choice or None
+        For the trellis coder; None is exact.
+    goal : Goal
+        What is asked of it.
+    same_as : str
+        An identical tensor that is stored already.
+    """
+
+    shard: int
+    info: TensorInfo
+    choice: Choice | None = None
+    goal: Goal = EXACT
+    same_as: str = ""
+
+    @property
+    def analysis(self) -> Forecast | None:
+        """Of the pipeline that was chosen."""
+        return self.choice.analysis if self.choice else None
+
+    @property
+    def own_goal(self) -> OwnGoal | None:
+        """The goal of a tensor that does not share the others' step."""
+        if self.analysis is None or self.goal.kind == "shared":
+            return None
+        return OwnGoal(self.analysis, self.goal.kind, self.goal.value)
+
+
+class Planner:
+    """What is known of a checkpoint and of the wish before anything is encoded.
+
+    Attributes
+    ----------
+    plans : list of Plan
+        In the order of the checkpoint; filled by `plan`.
+    elements, source_bytes : int
+        Of all tensors.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, settings: Settings, pool: ThreadPoolExecutor, progress: Progress
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings
+        self.plans: list[Plan] = []
+        self.elements = sum(info.elements for _, info in checkpoint.tensors)
+        self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
+        self._pool = pool
+        self._progress = progress
+
+    def plan(self) -> None:
+        """Decide for every tensor how it is coded."""
+        self.plans = [Plan(shard, info) for shard, info in self.checkpoint.tensors]
+        self._find_identical()
+        self._progress.phase("analysing", self.elements)
+        list(self._pool.map(self._analyse, self.plans))
+
+    def by_layer(self) -> dict[str, list[Plan]]:
+        """The plans of every layer, in the order of the checkpoint."""
+        layers: dict[str, list[Plan]] = {}
+        for plan in self.plans:
+            layers.setdefault(layer_of(plan.info.name), []).append(plan)
+        return layers
+
+    def raw(self, plan: Plan) -> NDArray[np.uint8]:
+        """A tensor's bytes."""
+        return self.checkpoint.shards[plan.shard].raw(plan.info)
+
+    def exact_chunks(self, plan: Plan) -> list[bytes]:
+        """A tensor's chunks when it is kept exactly."""
+        return list(lossless.encode(self.raw(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
+
+    def _find_identical(self) -> None:
+        """Mark tensors whose bytes another one has, as tied embeddings do; the first by layer order is stored."""
+        groups: dict[tuple[str, tuple[int, ...]], list[Plan]] = {}
+        for plan in self.plans:
+            if plan.info.elements >= EXACT_BELOW:
+                groups.setdefault((plan.info.dtype, plan.info.shape), []).append(plan)
+        for group in groups.values():
+            if len(group) < 2:
+                continue
+            heads: dict[bytes, list[Plan]] = {}
+            for plan in group:
+                heads.setdefault(self.raw(plan)[:4096].tobytes(), []).append(plan)
+            for alike in heads.values():
+                first: dict[bytes, str] = {}
+                for plan in alike if len(alike) > 1 else []:
+                    name = first.setdefault(hashlib.sha256(self.raw(plan).data).digest(), plan.info.name)
+                    plan.same_as = name if name != plan.info.name else ""
+
+    def _analyse(self, plan: Plan) -> None:
+        info = plan.info
+        plan.goal = self.settings.goal(info.name, 1.0)
+        lossy = (
+            plan.goal.kind not in ("lossless", "skip")
+            and not plan.same_as
+            and info.dtype in dtypes.FLOATS
+            and len(info.shape) > 1
+            and info.elements >= EXACT_BELOW
+        )
+        if lossy:
+            matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
+            shaped = self.settings.objective != "mse"
+            plan.choice = tensor_codec.prepare(matrix, *self.settings.shaping(info.name), shaped, self._wish(plan))
+            if plan.choice is None:
+                self._explain_exact(matrix, info.name)
+            else:
+                plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
+                self._refine(plan)
+        self._progress.advance(info.elements)
+
+    def _refine(self, plan: Plan) -> None:
+        """Give a small table of tokens, which the whole model speaks through, a finer step than its size earns it."""
+        factor = self.settings.finer(plan.info.name, plan.info.elements / self.elements)
+        if plan.goal.kind == "shared" and plan.choice and isinstance(plan.choice.analysis, Analysis) and factor > 1:
+            plan.choice = replace(plan.choice, analysis=plan.choice.analysis.finer(factor))
+
+    def _wish(self, plan: Plan) -> Wish:
+        """What the choice of structure and transform has to know."""
+        bits = plan.goal.value if plan.goal.kind == "bits" else None
+        nrmse = plan.goal.value if plan.goal.kind == "nrmse" and self.settings.rmse is None else None
+        budget = self.budget()
+        if bits is None and budget is not None:
+            bits = metrics.bits_per_weight(int(budget), self.elements)
+        settings = self.settings
+        return Wish(
+            settings.transform, settings.block, settings.k, tensor_codec.reference_error(bits, nrmse), bits or 4.0,
+            settings.structure_only, settings.threshold,
+        )  # fmt: skip
+
+    def _explain_exact(self, matrix: Matrix, name: str) -> None:
+        if not all(np.isfinite(band).all() for _, band in matrix.bands()):
+            self._progress.note(f"{name}: holds NaN or infinity, kept exactly")
+
+    # The size of the whole
+
+    def budget(self) -> float | None:
+        """Bytes that may be written in all, manifest included; None if the wish is not a size."""
+        if self.settings.bits is not None:
+            return self.settings.bits * self.elements / 8
+        if self.settings.ratio is not None:
+            return self.source_bytes / self.settings.ratio
+        if self.settings.size is not None:
+            return float(self.settings.size)
+        return None
+
+    def sharing(self) -> Sequence[Forecast]:
+        """Of the tensors that share the step."""
+        return [plan.analysis for plan in self.plans if plan.analysis is not None and plan.goal.kind == "shared"]
+
+    def overhead(self, files: int) -> float:
+        """Bytes that do not depend on the step: exact tensors, headers, the manifest. A guess, corrected later.
+
+        `files` are those the manifest lists beside the layers.
+        """
+        total = 600.0 + 120.0 * files
+        for plan in self.plans:
+            total += 380 + 2 * len(plan.info.name)
+            if plan.analysis is None and not plan.same_as:
+                total += plan.info.nbytes * (0.85 if plan.info.dtype in dtypes.FLOATS else 0.3)
+            elif plan.analysis is not None and plan.own_goal is not None:
+                total += plan.analysis.expected_bytes(plan.own_goal.first() * plan.analysis.unit)
+        return total
+
+    def out_of_reach(self, size: int) -> str:
+        """What to tell when not even `size` bytes are few enough."""
+        bits = metrics.bits_per_weight(size, self.elements)
+        return (
+            f"{self.checkpoint.name}: cannot be that small; what the codec can do here is {bits:.3g} bits per weight, "
+            f"a ratio of {metrics.ratio(self.source_bytes, size):.4g}"
+        )
+
+
+def goal_multiplier(plan: Plan, shared: float) -> float:
+    """The multiplier a tensor starts with: `shared`, or the one its own goal asks for."""
+    goal = plan.own_goal
+    return shared if goal is None else goal.first()
