@@ -8,8 +8,9 @@ along. All are linear, so what is quantised in the transform domain adds the sam
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,14 @@ class Identity:
         return y
 
 
+class _Run(NamedTuple):
+    """Blocks of one size side by side."""
+
+    part: slice
+    blocks: int
+    size: int
+
+
 class Blockwise:
     """A separable transform of every block: left @ block @ right^T.
 
@@ -71,27 +80,43 @@ class Blockwise:
         self._levels = levels
         self._columns = columns
 
-    def _matrix(self, n: int, inverse: bool) -> NDArray[np.float32]:
-        matrix = dct_matrix(n) if self._kind == "dct" else dwt_matrix(n, self._levels)
-        return np.ascontiguousarray(matrix.T if inverse else matrix)
-
-    def _apply(self, x: NDArray[np.float32], inverse: bool) -> NDArray[np.float32]:
-        x = np.ascontiguousarray(x)
-        half, out = np.empty_like(x), np.empty_like(x)
-        for top in range(0, x.shape[0], self.alignment):
-            multiply_left(self._matrix(min(self.alignment, x.shape[0] - top), inverse), x, top, half)
-        for left in range(0, self._columns, self.alignment):
-            right = self._matrix(min(self.alignment, self._columns - left), not inverse)
-            multiply_right(half, right, left, out)
-        return out
+    def _matrix(self, n: int) -> NDArray[np.float32]:
+        return dct_matrix(n) if self._kind == "dct" else dwt_matrix(n, self._levels)
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Coefficients, frequency (u, v) of a block in the block's row u and column v."""
-        return self._apply(x, inverse=False)
+        """Coefficients, frequency (u, v) of a block in the block's row u and column v.
+
+        In a fixed order of additions, since what comes out is quantised.
+        """
+        x = np.ascontiguousarray(x)
+        half, out = scratch("half transformed", x.shape, np.float32), np.empty_like(x)
+        for top in range(0, x.shape[0], self.alignment):
+            multiply_left(self._matrix(min(self.alignment, x.shape[0] - top)), x, top, half)
+        for left in range(0, self._columns, self.alignment):
+            right = self._matrix(min(self.alignment, self._columns - left))
+            multiply_right(half, np.ascontiguousarray(right.T), left, out)
+        return out
 
     def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows of some coefficients."""
-        return self._apply(y, inverse=True)
+        """Rows of some coefficients, good until this thread's next call: by the library's product, which is fast."""
+        half, out = scratch("half transformed", y.shape, np.float32), scratch("transformed", y.shape, np.float32)
+        for rows in self._runs(y.shape[0]):
+            shape = (rows.blocks, rows.size, self._columns)
+            matrix = self._matrix(rows.size)
+            np.matmul(matrix.T, y[rows.part].reshape(shape), out=half[rows.part].reshape(shape))
+        for columns in self._runs(self._columns):
+            shape = (y.shape[0], columns.blocks, columns.size)
+            ahead, back = (side[:, columns.part].reshape(shape).swapaxes(0, 1) for side in (half, out))
+            np.matmul(ahead, self._matrix(columns.size), out=back)
+        return out
+
+    def _runs(self, n: int) -> Iterator[_Run]:
+        """The whole blocks of n rows or columns, and what is left at the edge."""
+        count, rest = divmod(n, self.alignment)
+        if count:
+            yield _Run(slice(0, n - rest), count, self.alignment)
+        if rest:
+            yield _Run(slice(n - rest, n), 1, rest)
 
 
 class KarhunenLoeve:

@@ -77,28 +77,46 @@ def classify(outer_class, inner_class, base, highest, classes):
 
 
 @njit(**JIT)
+def _divide_row(w, outer, inner_scale, out):
+    for j in range(inner_scale.shape[0]):
+        step = outer * inner_scale[j]
+        out[j] = w[j] / step if step > 0 else np.float32(0)
+
+
+@njit(**JIT)
+def _multiply_row(points, outer, inner_scale, out):
+    for j in range(inner_scale.shape[0]):
+        out[j] = points[j] * (outer * inner_scale[j])
+
+
+@njit(**JIT)
 def divide(w, strides, outer_scale, inner_scale, out):
     """Weights in steps, in coding order: w(i, j) / (outer_scale_i inner_scale_j), and 0 where the step is 0.
 
     w : float32[:], element (i, j) of the scan at w[i * strides[0] + j * strides[1]]; out : float32[n].
     """
-    t = 0
+    n = inner_scale.shape[0]
     for i in range(outer_scale.shape[0]):
-        for j in range(inner_scale.shape[0]):
-            step = outer_scale[i] * inner_scale[j]
-            v = w[i * strides[0] + j * strides[1]]
-            out[t] = v / step if step > 0 else np.float32(0)
-            t += 1
+        outer = outer_scale[i]
+        row = out[i * n : (i + 1) * n]
+        if strides[1] == 1:
+            # The usual order by a loop of its own: side by side in memory, the elements fill the vector registers.
+            _divide_row(w[i * strides[0] : i * strides[0] + n], outer, inner_scale, row)
+        else:
+            _divide_row(w[i * strides[0] :: strides[1]], outer, inner_scale, row)
 
 
 @njit(**JIT)
 def multiply(points, strides, outer_scale, inner_scale, out):
     """Inverse of `divide`: float32[n] in coding order to weights."""
-    t = 0
+    n = inner_scale.shape[0]
     for i in range(outer_scale.shape[0]):
-        for j in range(inner_scale.shape[0]):
-            out[i * strides[0] + j * strides[1]] = points[t] * (outer_scale[i] * inner_scale[j])
-            t += 1
+        outer = outer_scale[i]
+        row = points[i * n : (i + 1) * n]
+        if strides[1] == 1:
+            _multiply_row(row, outer, inner_scale, out[i * strides[0] : i * strides[0] + n])
+        else:
+            _multiply_row(row, outer, inner_scale, out[i * strides[0] :: strides[1]])
 
 
 @njit(**JIT)

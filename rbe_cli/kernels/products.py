@@ -12,19 +12,28 @@ from rbe_cli.kernels import JIT
 
 
 @njit(**JIT)
+def _add_rows(factors, rows, row):
+    """Add factors[k] * rows[k] to `row`, k upwards: four at a time, in registers, with the roundings of one by one."""
+    last = factors.shape[0] // 4 * 4
+    for k in range(0, last, 4):
+        a, b, c, d = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+        row_a, row_b, row_c, row_d = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+        for j in range(row.shape[0]):
+            row[j] = (((row[j] + a * row_a[j]) + b * row_b[j]) + c * row_c[j]) + d * row_d[j]
+    for k in range(last, factors.shape[0]):
+        factor = factors[k]
+        other = rows[k]
+        for j in range(row.shape[0]):
+            row[j] += factor * other[j]
+
+
+@njit(**JIT)
 def multiply_left(matrix, x, top, out):
     """Rows top to top + h - 1 of `out` = matrix @ the same rows of x. matrix float32[h, h]; x, out float32[m, n]."""
     h = matrix.shape[0]
-    n = x.shape[1]
     for i in range(h):
-        row = out[top + i]
-        for j in range(n):
-            row[j] = np.float32(0.0)
-        for k in range(h):
-            factor = matrix[i, k]
-            other = x[top + k]
-            for j in range(n):
-                row[j] += factor * other[j]
+        out[top + i, :] = np.float32(0.0)
+        _add_rows(matrix[i], x[top : top + h], out[top + i])
 
 
 @njit(**JIT)
@@ -33,22 +42,12 @@ def multiply_right(x, matrix, left, out):
     w = matrix.shape[0]
     for i in range(x.shape[0]):
         row = out[i, left : left + w]
-        for j in range(w):
-            row[j] = np.float32(0.0)
-        for k in range(w):
-            factor = x[i, left + k]
-            other = matrix[k]
-            for j in range(w):
-                row[j] += factor * other[j]
+        row[:] = np.float32(0.0)
+        _add_rows(x[i, left : left + w], matrix, row)
 
 
 @njit(**JIT)
 def add_product(a, b, sign, out):
     """Add sign * (a @ b) to out. a float32[m, r], b float32[r, n], out float32[m, n]."""
     for i in range(a.shape[0]):
-        row = out[i]
-        for k in range(a.shape[1]):
-            factor = sign * a[i, k]
-            other = b[k]
-            for j in range(b.shape[1]):
-                row[j] += factor * other[j]
+        _add_rows(sign * a[i], b, out[i])
