@@ -50,7 +50,7 @@ def _root(
 def main() -> None:
     """Run the command line. What goes wrong on purpose is one line on stderr and an exit code."""
     try:
-        app()
+        app(prog_name="rbe")
     except RBEError as error:
         _complain(str(error))
         sys.exit(error.exit_code)

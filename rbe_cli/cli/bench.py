@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rbe_cli.cli import bench_codec, options
+from rbe_cli.cli import bench_codec, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.operations.figures import finite
@@ -41,18 +39,20 @@ def _root() -> None:
 
 
 @app.command("model")
+@options.grouped
 def model(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote (or any checkpoint, with --reference).")
     ],
+    status: options.Status,
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="ORIGINAL", help="What it was made from.  [default: what the manifest names, if it is here]"
+            metavar="ORIGINAL", help="What it was made from.  \\[default: what the manifest names, if it is here]"
         ),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text to score.  [default: heldout.txt beside the model]")
+        Path | None, typer.Option(metavar="FILE", help="Text to score.  \\[default: heldout.txt beside the model]")
     ] = None,
     engine: Annotated[
         str,
@@ -71,7 +71,7 @@ def model(
         typer.Option(
             min=2,
             metavar="N",
-            help="Tokens of a window.  [default: the model's context, 1024 at most]",
+            help="Tokens of a window.  \\[default: the model's context, 1024 at most]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def model(
         list[str] | None,
         typer.Option(
             metavar="SIZE",
-            help="Budget of decoded tiles kept; repeat for several.  [default: 0, 25, 50 and 100 % of them]",
+            help="Budget of decoded tiles kept; repeat for several.  \\[default: 0, 25, 50 and 100 % of them]",
             rich_help_panel=_MEASURE,
         ),
     ] = None,
@@ -102,7 +102,6 @@ def model(
     ] = None,
     jobs: options.Jobs = 1,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Perplexity, KL divergence and top-1 agreement of a compressed language model, its speed and its memory.
 
@@ -117,12 +116,12 @@ def model(
       rbe bench model llama.rbe --reference ./llama --text wiki.txt --engine transformers --json
     """
     caches = [parse_size(size) for size in cache or []]
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations.bench_model import bench_model
     from rbe_cli.operations.model_budgets import Budget, check
     from rbe_cli.operations.settings import Settings
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         done = bench_model(
             path, reference=reference, text=text, engine=engine, limit=tokens, context=context, caches=caches,
             quality_only=quality_only, threads=Settings(jobs=jobs).threads, progress=bar,
@@ -134,8 +133,7 @@ def model(
     ]
     budgets = [Budget(option, bound, figure) for option, bound, figure in figures if bound is not None]
     if as_json:
-        json.dump(_document(path, done, budgets), sys.stdout, indent=2)
-        print()
+        tables.print_json(_document(path, done, budgets))
     else:
         _print(stdout(), path, done, budgets)
     check(path, budgets)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -15,7 +13,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import options
+from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.tables import name_text, number, shape_text, show
 from rbe_cli.errors import RBEError, UsageError
@@ -29,10 +27,10 @@ if TYPE_CHECKING:
 _GRID, _WHAT, _OUTPUT = "Rates and efforts", "What to measure on", "Results"
 
 
+@options.grouped
 def command(
-    source: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="As for compress.  [default: mini-gpt2]", show_default=False)
-    ] = "mini-gpt2",
+    status: options.Status,
+    source: options.SourceOrMini = "mini-gpt2",
     bits: Annotated[
         str, typer.Option(metavar="LIST", help="Bits per weight to ask for.", rich_help_panel=_GRID)
     ] = "2,3,4,6",
@@ -48,7 +46,7 @@ def command(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="Tensors of SOURCE.  [default: the first of each kind: of names that differ in numbers only]",
+            help="Tensors of SOURCE.  \\[default: the first of each kind: of names that differ in numbers only]",
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -73,11 +71,10 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Draw rate against SNR and gap: .svg or .png.", rich_help_panel=_OUTPUT),
     ] = None,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
+    revision: options.Revision = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    quiet: options.Quiet = False,
 ) -> None:
     r"""Bits per weight, SNR, gap to the Shannon bound and speed of the codec, at a list of rates and efforts.
 
@@ -112,18 +109,17 @@ def command(
 
     sources = [bench_sources.gaussian(synthetic), bench_sources.structured(synthetic)] if synthetic else []
     sources += bench_sources.of_checkpoint(open_source(source, revision), tensors, max_elements)
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations.bench_codec import bench_codec
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         points = bench_codec(sources, rates, levels, settings, repeat=repeat, progress=bar)
     if plot:
         from rbe_cli.cli.rate_distortion_plot import draw
 
         draw(plot, points)
     if as_json:
-        json.dump(_document(sources, points, settings), sys.stdout, indent=2)
-        print()
+        tables.print_json(_document(sources, points, settings))
     else:
         _print(sources, points, settings, markdown)
 

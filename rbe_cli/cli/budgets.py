@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,37 +20,6 @@ from rbe_cli.operations.sizes import parse_size
 
 _PANEL = "Budget (exit code 3 when broken)"
 
-MaxSize = Annotated[
-    str | None,
-    typer.Option("--max-size", metavar="SIZE", help="All files together, like 60MB.", rich_help_panel=_PANEL),
-]
-MinRatio = Annotated[
-    float | None,
-    typer.Option("--min-ratio", metavar="R", help="Source bytes over bytes, at least.", rich_help_panel=_PANEL),
-]
-MaxBits = Annotated[
-    float | None,
-    typer.Option("--max-bits", metavar="B", help="Bits per weight, all files counted.", rich_help_panel=_PANEL),
-]
-MaxRmse = Annotated[
-    float | None,
-    typer.Option("--max-rmse", metavar="E", help="Root mean square error of every tensor.", rich_help_panel=_PANEL),
-]
-MaxNrmse = Annotated[
-    float | None,
-    typer.Option("--max-nrmse", metavar="E", help="Relative error of every tensor.", rich_help_panel=_PANEL),
-]
-MinSnr = Annotated[
-    float | None,
-    typer.Option("--min-snr", metavar="DB", help="Signal-to-noise ratio of every tensor.", rich_help_panel=_PANEL),
-]
-BudgetFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--budget", metavar="FILE.toml", help="Bounds for the whole and per tensor pattern.", rich_help_panel=_PANEL
-    ),
-]
-
 #: No bounds at all.
 NONE = GroupedBounds()
 _NAMES = {
@@ -62,19 +32,30 @@ _NAMES = {
 }
 
 
-def from_options(
-    file: Path | None,
-    max_size: str | None,
-    min_ratio: float | None,
-    max_bits: float | None,
-    max_rmse: float | None,
-    max_nrmse: float | None,
-    min_snr: float | None,
-) -> GroupedBounds:
-    """The bounds the options say; those on the command line win over the file's bounds on the whole."""
-    size = None if max_size is None else parse_size(max_size)
-    bounds = GroupedBounds() if file is None else read_bounds(file)
-    return bounds.with_whole(Bounds(size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr))
+def _option(flag: str, metavar: str, text: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_PANEL)
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """The bounds a command line gives."""
+
+    max_size: Annotated[str | None, _option("--max-size", "SIZE", "All files together, like 60MB.")] = None
+    min_ratio: Annotated[float | None, _option("--min-ratio", "R", "Source bytes over bytes, at least.")] = None
+    max_bits: Annotated[float | None, _option("--max-bits", "B", "Bits per weight, all files counted.")] = None
+    max_rmse: Annotated[float | None, _option("--max-rmse", "E", "Root mean square error of every tensor.")] = None
+    max_nrmse: Annotated[float | None, _option("--max-nrmse", "E", "Relative error of every tensor.")] = None
+    min_snr: Annotated[float | None, _option("--min-snr", "DB", "Signal-to-noise ratio of every tensor.")] = None
+    budget_file: Annotated[
+        Path | None, _option("--budget", "FILE.toml", "Bounds for the whole and per tensor pattern.")
+    ] = None
+
+    def bounds(self) -> GroupedBounds:
+        """Those on the command line win over the file's bounds on the whole. Raises RBEError, UsageError."""
+        size = None if self.max_size is None else parse_size(self.max_size)
+        whole = Bounds(size, self.min_ratio, self.max_bits, self.max_rmse, self.max_nrmse, self.min_snr)
+        bounds = NONE if self.budget_file is None else read_bounds(self.budget_file)
+        return bounds.with_whole(whole)
 
 
 def table(judged: Sequence[GroupBudget]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,174 +11,37 @@ import typer
 
 from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
-from rbe_cli.codec.parameters import CHOICES
+from rbe_cli.cli.encoder import EncoderOptions
 from rbe_cli.operations.budgets import GroupBudget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
-from rbe_cli.operations.presets import as_toml, resolve
-from rbe_cli.operations.settings import EFFORT_STATES, Settings
-from rbe_cli.operations.sizes import parse_size
+from rbe_cli.operations.presets import as_toml
 
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.reader import Checkpoint
     from rbe_cli.operations.compress import Compressed
+    from rbe_cli.operations.settings import Settings
 
-_RATE, _ENCODER, _STRUCTURE = "How far (one of)", "How", "Structure"
 
-
+@options.grouped
 def command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A .safetensors file, a folder with some, a shard index, a Hugging Face repo id, or mini-gpt2.",
-        ),
-    ],
+    source: options.Source,
+    encoder: EncoderOptions,
+    budget: budgets.BudgetOptions,
+    status: options.Status,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; by default SOURCE's name + .rbe, here."),
     ] = None,
-    bits: Annotated[
-        float | None,
-        typer.Option(
-            "--bits",
-            metavar="B",
-            help="At most B bits per weight, every byte counted.  [default: 4]",
-            rich_help_panel=_RATE,
-        ),
-    ] = None,
-    ratio: Annotated[
-        float | None, typer.Option("--ratio", metavar="R", help="At least R times smaller.", rich_help_panel=_RATE)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", metavar="SIZE", help="At most this large in all, like 60MB.", rich_help_panel=_RATE),
-    ] = None,
-    nrmse: Annotated[
-        float | None,
-        typer.Option(
-            "--nrmse",
-            metavar="E",
-            help="Relative error of at most E in every tensor (0.07 is 23 dB).",
-            rich_help_panel=_RATE,
-        ),
-    ] = None,
-    rmse: Annotated[
-        float | None,
-        typer.Option("--rmse", metavar="E", help="The same in the weights' own unit.", rich_help_panel=_RATE),
-    ] = None,
-    lossless: Annotated[
-        bool | None, typer.Option("--lossless", help="Every bit of every tensor.", rich_help_panel=_RATE)
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.toml",
-            help="Settings to start from: balanced, small, near-lossless, lossless, extreme, or a file; "
-            "what else the command line says wins.",
-            rich_help_panel=_ENCODER,
-        ),
-    ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            metavar="balanced|mse",
-            help="balanced: more error where rows and columns are large, which models feel least. mse: least error. "
-            f" [default: {Settings.objective}]",
-            rich_help_panel=_ENCODER,
-        ),
-    ] = None,
-    effort: Annotated[
-        int | None,
-        typer.Option(
-            metavar="0..9",
-            help=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states); decoding is alike. "
-            f" [default: {Settings.effort}]",
-            rich_help_panel=_ENCODER,
-        ),
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REGEX=GOAL",
-            help="For tensors that match: bits:6, nrmse:0.01, lossless or skip. Repeatable; the first match counts.",
-            rich_help_panel=_RATE,
-        ),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REGEX",
-            help="Approximate only tensors that match; the others stay exact. Repeatable.",
-            rich_help_panel=_ENCODER,
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="REGEX", help="Keep tensors that match exactly. Repeatable.", rich_help_panel=_ENCODER),
-    ] = None,
-    structure_only: Annotated[
-        bool,
-        typer.Option(
-            "--structure-only",
-            help="No coded residual: low rank, or sparse blocks with the 8 basis functions.",
-            rich_help_panel=_STRUCTURE,
-        ),
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.", rich_help_panel=_ENCODER)
-    ] = None,
-    jobs: options.Jobs = 0,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output rbe wrote before.")] = False,
-    transform: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(CHOICES)}; auto chooses per tensor.  [default: {Settings.transform}]",
-            rich_help_panel=_STRUCTURE,
-        ),
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(
-            "--k",
-            metavar="1..16",
-            help=f"Wavelet levels of a block.  [default: {Settings.k}]",
-            rich_help_panel=_STRUCTURE,
-        ),
-    ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option(
-            "--block",
-            metavar="N",
-            help=f"Blocks of N x N.  [default: {Settings.block}]",
-            rich_help_panel=_STRUCTURE,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            metavar="T",
-            help=f"Drop coefficients below T x RMS.  [default: {Settings.threshold}]",
-            rich_help_panel=_STRUCTURE,
-        ),
-    ] = None,
-    max_size: budgets.MaxSize = None,
-    min_ratio: budgets.MinRatio = None,
-    max_bits: budgets.MaxBits = None,
-    max_rmse: budgets.MaxRmse = None,
-    max_nrmse: budgets.MaxNrmse = None,
-    min_snr: budgets.MinSnr = None,
-    budget_file: budgets.BudgetFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast sizes and errors, and write nothing.")] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings as a preset file, and stop.")
     ] = False,
+    revision: options.Revision = None,
+    jobs: options.Jobs = 0,
     whole: options.Whole = False,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Compress a checkpoint into a folder: one .rbe file per layer, and rbe.json.
 
@@ -197,41 +59,22 @@ def command(
 
       rbe compress mini-gpt2 --preset small --max-size 600kB --max-nrmse 0.15
     """
-    given = {
-        "bits": bits,
-        "ratio": ratio,
-        "size": None if size is None else parse_size(size),
-        "nrmse": nrmse,
-        "rmse": rmse,
-        "lossless": lossless,
-        "objective": objective,
-        "effort": effort,
-        "k": k,
-        "block": block,
-        "threshold": threshold,
-        "transform": transform,
-        "structure_only": structure_only or None,
-        "overrides": tuple(override) if override else None,
-        "include": tuple(include) if include else None,
-        "exclude": tuple(exclude) if exclude else None,
-        "jobs": jobs,
-    }
-    settings = resolve(preset, given)
+    settings = encoder.settings(jobs)
     if show_config:
         print(as_toml(settings), end="")
         return
-    bounds = budgets.from_options(budget_file, max_size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr)
+    bounds = budget.bounds()
     from rbe_cli.checkpoint.source import open_source
 
     checkpoint = open_source(source, revision)
     out = out or Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
-    load_kernels(quiet)
+    load_kernels(status)
     if dry_run:
-        _dry_run(checkpoint, settings, bounds, whole, as_json, markdown, quiet)
+        _dry_run(checkpoint, settings, bounds, whole, as_json, markdown, status)
         return
     from rbe_cli.operations.compress import compress
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         done = compress(checkpoint, out, settings, force=force, progress=bar)
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
@@ -254,8 +97,7 @@ def command(
             "totals": figures,
             "budget": budgets.as_json(judged),
         }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
     else:
         _print(done, figures, judged, settings.threads, out, whole, markdown)
     budgets.require(judged, f"; {out} is written all the same")
@@ -268,11 +110,11 @@ def _dry_run(
     whole: bool,
     as_json: bool,
     markdown: bool,
-    quiet: bool,
+    status: options.Status,
 ) -> None:
     from rbe_cli.operations.forecast import forecast
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         expected = forecast(checkpoint, settings, bar)
     tensors = expected.manifest.tensors
     judged = judge(bounds, tensors, expected.size)
@@ -287,8 +129,7 @@ def _dry_run(
             "totals": figures,
             "budget": budgets.as_json(judged),
         }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
     else:
         console = stdout()
         tables.show(console, tables.tensor_table(tensors, None, whole), markdown)

@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rbe_cli.cli.options import Status
+
 #: Wider than any table, for output that is not a terminal: no line is cut there.
 _PIPE_WIDTH = 200
 _SHARE = 10
@@ -44,9 +46,10 @@ def _console(terminal: bool, status: bool) -> Console:
 class Bar:
     """Progress of an operation: a bar with the time left on a terminal, a line per phase and tenth in a pipe."""
 
-    def __init__(self, console: Console, progress: Progress | None) -> None:
+    def __init__(self, console: Console, progress: Progress | None, status: Status) -> None:
         self._console = console
         self._progress = progress
+        self._status = status
         self._task: TaskID | None = None
         self._name, self._total, self._done, self._said = "", 0, 0, 0
         self._started = 0.0
@@ -56,7 +59,8 @@ class Bar:
         self._name, self._total, self._done, self._said = name, total, 0, 0
         self._started = time.perf_counter()
         if self._progress is None:
-            self._console.print(f"{name}: {total:,}")
+            if not self._status.no_progress:
+                self._console.print(f"{name}: {total:,}")
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
@@ -70,6 +74,8 @@ class Bar:
                 self._progress.advance(self._task, elements)
             return
         tenth = self._done * _SHARE // max(self._total, 1)
+        if self._status.no_progress:
+            return
         if self._said < tenth < _SHARE and time.perf_counter() - self._started > 2:
             self._said = tenth
             self._console.print(f"{self._name}: {tenth * 100 // _SHARE} %")
@@ -78,37 +84,42 @@ class Bar:
         """Something a person should know."""
         self.line(f"note: {text}")
 
+    def detail(self, text: str) -> None:
+        """Something a person should know who asked for everything."""
+        if self._status.verbose:
+            self.line(text)
+
     def line(self, text: str) -> None:
         """A result as it comes, above the bar."""
         (self._progress.console if self._progress else self._console).print(text)
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Bar | None]:
+def progress_bar(status: Status) -> Iterator[Bar | None]:
     """A Bar for an operation; None when quiet."""
-    if quiet:
+    if status.quiet:
         yield None
         return
     console = stderr()
-    if not console.is_terminal:
-        yield Bar(console, None)
+    if status.no_progress or not console.is_terminal:
+        yield Bar(console, None, status)
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(console, progress)
+        yield Bar(console, progress, status)
 
 
-def load_kernels(quiet: bool) -> None:
+def load_kernels(status: Status) -> None:
     """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that."""
     console = stderr()
     started = time.perf_counter()
     words = "compiling the kernels, only this first time; it takes up to half a minute ..."
     message = threading.Timer(_PATIENCE, console.print, [words])
     message.daemon = True
-    if not quiet:
+    if not status.quiet:
         message.start()
     try:
         from rbe_cli.codec.warm_up import compile_all
@@ -117,5 +128,5 @@ def load_kernels(quiet: bool) -> None:
     finally:
         message.cancel()
     taken = time.perf_counter() - started
-    if not quiet and taken > _PATIENCE:
+    if not status.quiet and taken > _PATIENCE:
         console.print(f"compiled in {taken:.0f} s")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,22 +13,23 @@ from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
 
 
+@options.grouped
 def command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    status: options.Status,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="OUT", help="A folder, or a .safetensors file.  [default: PATH + .decoded]"
+            "--out", "-o", metavar="OUT", help="A folder, or a .safetensors file.  \\[default: PATH + .decoded]"
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")] = False,
     max_decoded_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Refuse to write more.  [default: 4GB, or 4000 times the folder]"),
+        typer.Option(metavar="SIZE", help="Refuse to write more.  \\[default: 4GB, or 4000 times the folder]"),
     ] = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Write the checkpoint back: the same names, shapes, types, shards and metadata, and the files beside them.
 
@@ -44,12 +43,12 @@ def command(
     """
     limit = None if max_decoded_size is None else parse_size(max_decoded_size)
     settings = Settings(jobs=jobs)
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations.decode import decode
 
     named = path if path.name else path.resolve()
     out = out or named.with_name(named.name + ".decoded")
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         done = decode(path, out, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
     if as_json:
@@ -63,8 +62,7 @@ def command(
             "seconds": done.seconds,
             "decode_ns_per_element": speed,
         }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
         return
     console = stdout()
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from rbe_cli.operations.inspect import Inspected
 
 
+@options.grouped
 def command(
     path: Annotated[
         str,
@@ -30,22 +29,16 @@ def command(
             help="A folder `rbe compress` wrote or one .rbe file; or a checkpoint, as for compress, to profile.",
         ),
     ],
+    budget: budgets.BudgetOptions,
+    status: options.Status,
     snr: Annotated[
         float, typer.Option("--snr", metavar="DB", help="For a checkpoint: tell the bits this SNR would take.")
     ] = 24.0,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
+    revision: options.Revision = None,
     jobs: options.Jobs = 0,
-    quiet: options.Quiet = False,
     whole: options.Whole = False,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    max_size: budgets.MaxSize = None,
-    min_ratio: budgets.MinRatio = None,
-    max_bits: budgets.MaxBits = None,
-    max_rmse: budgets.MaxRmse = None,
-    max_nrmse: budgets.MaxNrmse = None,
-    min_snr: budgets.MinSnr = None,
-    budget_file: budgets.BudgetFile = None,
 ) -> None:
     """Show what a compressed folder or a layer file holds: sizes from the files, errors as they were measured.
 
@@ -64,11 +57,11 @@ def command(
 
       rbe inspect mini-gpt2 --snr 30
     """
-    bounds = budgets.from_options(budget_file, max_size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr)
+    bounds = budget.bounds()
     if not _is_compressed(Path(path)):
         if bounds != budgets.NONE:
             raise UsageError(f"{path}: is not compressed, so there is no budget to keep; see `rbe compress --dry-run`")
-        _inspect_checkpoint(path, revision, snr, Settings(jobs=jobs).threads, whole, as_json, markdown, quiet)
+        _inspect_checkpoint(path, revision, snr, Settings(jobs=jobs).threads, whole, as_json, markdown, status)
         return
     from rbe_cli.operations.inspect import inspect
 
@@ -83,8 +76,7 @@ def command(
             tables.tensor_json(t) | {"codec": _parameters_json(found.parameters.get(t.name))} for t in found.tensors
         ]
         document |= {"totals": figures, "budget": budgets.as_json(judged)}
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
     else:
         _print(found, figures, judged, whole, markdown)
     budgets.require(judged)
@@ -98,7 +90,14 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _inspect_checkpoint(
-    source: str, revision: str | None, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, quiet: bool
+    source: str,
+    revision: str | None,
+    snr: float,
+    threads: int,
+    whole: bool,
+    as_json: bool,
+    markdown: bool,
+    status: options.Status,
 ) -> None:
     from rbe_cli.checkpoint.source import is_remote, open_source
     from rbe_cli.cli.profile import show_profile, show_remote
@@ -108,7 +107,7 @@ def _inspect_checkpoint(
 
         show_remote(source, read_headers(source, revision), as_json, markdown)
     else:
-        show_profile(open_source(source, revision), snr, threads, whole, as_json, markdown, quiet)
+        show_profile(open_source(source, revision), snr, threads, whole, as_json, markdown, status)
 
 
 def _print(

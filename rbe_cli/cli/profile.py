@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.options import Status
 
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.hub import RemoteTensor
@@ -23,13 +22,13 @@ _SMALL = 1024
 
 
 def show_profile(
-    checkpoint: Checkpoint, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, quiet: bool
+    checkpoint: Checkpoint, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, status: Status
 ) -> None:
     """Profile a checkpoint and print it."""
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations.profile import profile
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         profiles = profile(checkpoint, snr, threads=threads, progress=bar)
     source = sum(shard.size for shard in checkpoint.shards)
     elements = sum(found.info.elements for found in profiles)
@@ -41,8 +40,7 @@ def show_profile(
             "tensors": [_json(found) for found in profiles],
             "totals": {"tensors": len(profiles), "elements": elements, "source_bytes": source},
         }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
         return
     console = stdout()
     tables.show(console, _table(profiles, snr, whole), markdown)
@@ -121,8 +119,7 @@ def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], as_json: bool, ma
             ],
             "totals": {"tensors": len(tensors), "elements": elements, "source_bytes": size},
         }
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        tables.print_json(document)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("tensor", overflow="fold", ratio=1)

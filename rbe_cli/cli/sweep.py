@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli import budgets, options, sweep_tables
+from rbe_cli.cli import budgets, options, sweep_tables, tables
 from rbe_cli.cli.console import load_kernels, progress_bar
 from rbe_cli.errors import OverBudget, RBEError, UsageError
 
@@ -26,11 +24,12 @@ def _axis(flag: str, what: str) -> Any:
     return typer.Option(flag, metavar="LIST", help=what, rich_help_panel=_GRID)
 
 
+@options.grouped
 def command(
-    source: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="As for compress.  [default: mini-gpt2]", show_default=False)
-    ] = "mini-gpt2",
-    bits: Annotated[str | None, _axis("--bits", "Bits per weight.  [default: 2,3,4,5,6; 4 with other lists]")] = None,
+    budget: budgets.BudgetOptions,
+    status: options.Status,
+    source: options.SourceOrMini = "mini-gpt2",
+    bits: Annotated[str | None, _axis("--bits", "Bits per weight.  \\[default: 2,3,4,5,6; 4 with other lists]")] = None,
     ratios: Annotated[str | None, _axis("--ratios", "Compression ratios, further rates.")] = None,
     blocks: Annotated[str | None, _axis("--blocks", "Block sizes.")] = None,
     ks: Annotated[str | None, _axis("--ks", "Wavelet levels.")] = None,
@@ -65,18 +64,10 @@ def command(
             metavar="FILE.html", help="Write one self-contained page: plot and tables.", rich_help_panel=_OUTPUT
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")] = None,
-    max_size: budgets.MaxSize = None,
-    min_ratio: budgets.MinRatio = None,
-    max_bits: budgets.MaxBits = None,
-    max_rmse: budgets.MaxRmse = None,
-    max_nrmse: budgets.MaxNrmse = None,
-    min_snr: budgets.MinSnr = None,
-    budget_file: budgets.BudgetFile = None,
+    revision: options.Revision = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Compress with every combination of some settings, and compare: size, error, speed.
 
@@ -92,7 +83,7 @@ def command(
 
       rbe sweep ./model --ratios 4,8,16 --sample 0.1 --results sweep.jsonl
     """
-    bounds = budgets.from_options(budget_file, max_size, min_ratio, max_bits, max_rmse, max_nrmse, min_snr)
+    bounds = budget.bounds()
     _check_choices(objective, sort, plot)
     from rbe_cli.operations.sweep import Grid
 
@@ -111,13 +102,13 @@ def command(
     from rbe_cli.checkpoint.source import open_source
 
     checkpoint = open_source(source, revision)
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations import sweep
 
     part = None
     if sample != 1:
         checkpoint, part = sweep.sampled(checkpoint, sample)
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         if bar:
             bar.phase("sweeping", len(settings))
         count = 0
@@ -144,8 +135,7 @@ def command(
 
         write_report(report, outcome)
     if as_json:
-        json.dump(sweep_tables.document(outcome), sys.stdout, indent=2)
-        print()
+        tables.print_json(sweep_tables.document(outcome))
     else:
         sweep_tables.print_outcome(outcome, markdown)
     if bounds != budgets.NONE and not outcome.allowed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,12 @@ def size_text(size: float) -> str:
     if round(size / 1000**power) >= 1000 and power < 4:
         power += 1
     return f"{size / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}B"
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print the JSON document of a command."""
+    json.dump(document, sys.stdout, indent=2)
+    print()
 
 
 def show(console: Console, table: Table, markdown: bool) -> None:

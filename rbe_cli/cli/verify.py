@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +18,10 @@ if TYPE_CHECKING:
     from rbe_cli.operations.verify import Verified
 
 
+@options.grouped
 def command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    status: options.Status,
     against: Annotated[
         str | None,
         typer.Option(metavar="ORIGINAL", help="The checkpoint it was made from; the errors are then measured anew."),
@@ -29,7 +29,6 @@ def command(
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Check every byte of a compressed folder and decode everything in it, writing nothing.
 
@@ -48,15 +47,14 @@ def command(
         from rbe_cli.checkpoint.source import open_source
 
         original = open_source(against)
-    load_kernels(quiet)
+    load_kernels(status)
     from rbe_cli.operations.verify import verify
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         done = verify(path, original, threads=settings.threads, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
     if as_json:
-        json.dump(_document(path, against, done, speed), sys.stdout, indent=2)
-        print()
+        tables.print_json(_document(path, against, done, speed))
         return
     console = stdout()
     if done.measured:

@@ -37,6 +37,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something a person should know."""
 
+    def detail(self, text: str) -> None:
+        """Something a person should know who asked for everything."""
+
 
 class Silent:
     """A Progress that tells nothing."""
@@ -48,4 +51,7 @@ class Silent:
         """Nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
         """Nothing."""

@@ -1,0 +1,117 @@
+"""The options that say how to compress: how far, how, and with which structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from rbe_cli.codec.parameters import CHOICES
+from rbe_cli.operations.presets import resolve
+from rbe_cli.operations.settings import DEFAULT_BITS, EFFORT_STATES, Settings
+from rbe_cli.operations.sizes import parse_size
+
+_RATE, _HOW, _STRUCTURE = "How far (one of)", "How", "Structure"
+
+
+def _option(panel: str, *flags: str, metavar: str | None = None, text: str, default: Any = None) -> Any:
+    """An option whose default is another setting's affair: None here, and told in the help."""
+    told = "" if default is None else rf"  \[default: {default}]"
+    return typer.Option(*flags, metavar=metavar, help=text + told, rich_help_panel=panel)
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What the command line says of the settings, by their names; None is what it does not say."""
+
+    bits: Annotated[
+        float | None,
+        _option(_RATE, metavar="B", text="At most B bits per weight, every byte counted.", default=DEFAULT_BITS),
+    ] = None
+    ratio: Annotated[float | None, _option(_RATE, metavar="R", text="At least R times smaller.")] = None
+    size: Annotated[str | None, _option(_RATE, metavar="SIZE", text="At most this large in all, like 60MB.")] = None
+    nrmse: Annotated[
+        float | None,
+        _option(_RATE, metavar="E", text="Relative error of at most E in every tensor (0.07 is 23 dB)."),
+    ] = None
+    rmse: Annotated[float | None, _option(_RATE, metavar="E", text="The same in the weights' own unit.")] = None
+    lossless: Annotated[bool | None, _option(_RATE, "--lossless", text="Every bit of every tensor.")] = None
+    overrides: Annotated[
+        list[str] | None,
+        _option(
+            _RATE,
+            "--override",
+            metavar="REGEX=GOAL",
+            text="For tensors that match: bits:6, nrmse:0.01, lossless or skip. Repeatable; the first match counts.",
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        _option(
+            _HOW,
+            metavar="NAME|FILE.toml",
+            text="Settings to start from: balanced, small, near-lossless, lossless, extreme, or a file; "
+            "what else the command line says wins.",
+        ),
+    ] = None
+    objective: Annotated[
+        str | None,
+        _option(
+            _HOW,
+            metavar="balanced|mse",
+            text="balanced: more error where rows and columns are large, which models feel least. mse: least error.",
+            default=Settings.objective,
+        ),
+    ] = None
+    effort: Annotated[
+        int | None,
+        _option(
+            _HOW,
+            metavar="0..9",
+            text=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states); decoding is alike.",
+            default=Settings.effort,
+        ),
+    ] = None
+    include: Annotated[
+        list[str] | None,
+        _option(_HOW, metavar="REGEX", text="Approximate only tensors that match; the others stay exact. Repeatable."),
+    ] = None
+    exclude: Annotated[
+        list[str] | None, _option(_HOW, metavar="REGEX", text="Keep tensors that match exactly. Repeatable.")
+    ] = None
+    structure_only: Annotated[
+        bool | None,
+        _option(
+            _STRUCTURE,
+            "--structure-only",
+            text="No coded residual: low rank, or sparse blocks with the 8 basis functions.",
+        ),
+    ] = None
+    transform: Annotated[
+        str | None,
+        _option(
+            _STRUCTURE,
+            metavar="NAME",
+            text=f"{', '.join(CHOICES)}; auto chooses per tensor.",
+            default=Settings.transform,
+        ),
+    ] = None
+    k: Annotated[
+        int | None,
+        _option(_STRUCTURE, "--k", metavar="1..16", text="Wavelet levels of a block.", default=Settings.k),
+    ] = None
+    block: Annotated[int | None, _option(_STRUCTURE, metavar="N", text="Blocks of N x N.", default=Settings.block)] = (
+        None
+    )
+    threshold: Annotated[
+        float | None,
+        _option(_STRUCTURE, metavar="T", text="Drop coefficients below T x RMS.", default=Settings.threshold),
+    ] = None
+
+    def settings(self, jobs: int) -> Settings:
+        """What they come to, over the preset. Raises UsageError."""
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        del given["preset"]
+        given["size"] = None if self.size is None else parse_size(self.size)
+        return resolve(self.preset, given | {"jobs": jobs})
