@@ -265,8 +265,16 @@ class SparseDecoder:
         self.step = np.float32(step)
         self._transform = form.transform()
 
-    def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
-        """Weights of a tile, float32[rows, columns]. Raises Damage."""
+    def numbers(self, stream: bytes, tile: Tile) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """What a tile's stream holds, in steps, block by block in the order of `SparseForm.blocks`. Raises Damage.
+
+        Returns
+        -------
+        weights : int32[blocks, b]
+            Of the basis functions, b is 8 or 0; of a small block that has fewer functions, the first count.
+        coefficients : int32[elements]
+            Of the transform, each block's whole, by rows.
+        """
         blocks = self.form.blocks(tile)
         shapes = [(block.bottom - block.top, block.right - block.left) for block in blocks]
         distinct = {shape: scan_order(*shape) for shape in dict.fromkeys(shapes)}
@@ -284,6 +292,13 @@ class SparseDecoder:
         )
         if not good:
             raise Damage("tile of blocks is damaged")
+        return weights, coefficients
+
+    def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
+        """Weights of a tile, float32[rows, columns]. Raises Damage."""
+        weights, coefficients = self.numbers(stream, tile)
+        blocks = self.form.blocks(tile)
+        shapes = [(block.bottom - block.top, block.right - block.left) for block in blocks]
         y = np.zeros((tile.bottom - tile.top, tile.right - tile.left), np.float32)
         first = 0
         for block, shape in zip(blocks, shapes, strict=True):
