@@ -397,3 +397,11 @@ def top_coefficients_energy(w: np.ndarray, matrix_of: Callable[[int], np.ndarray
     ):
         count += 1
     return float(squares[:count].sum() / squares.sum())
+
+
+def second_moments(x: np.ndarray) -> np.ndarray:
+    """The mean of x x^T over the rows x of a matrix, one vector at a time, float64[n, n]."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for row in x.astype(np.float64):
+        total += np.outer(row, row)
+    return total / len(x)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "compress", "inspect", "decode", "verify", "bench", "bench model", "bench codec", "sweep")
+COMMANDS = ("", "compress", "inspect", "decode", "verify", "calibrate", "bench", "bench model", "bench codec", "sweep")
 _WIDTH = "100"
 
 

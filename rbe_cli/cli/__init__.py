@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rbe_cli import __version__
-from rbe_cli.cli import bench, compress, decode, inspect, sweep, verify
+from rbe_cli.cli import bench, calibrate, compress, decode, inspect, sweep, verify
 from rbe_cli.errors import RBEError
 
 _INTERRUPTED = 130
@@ -28,6 +28,7 @@ app.command("compress")(compress.command)
 app.command("inspect")(inspect.command)
 app.command("decode")(decode.command)
 app.command("verify")(verify.command)
+app.command("calibrate")(calibrate.command)
 app.add_typer(bench.app)
 app.command("sweep")(sweep.command)
 

@@ -95,8 +95,9 @@ class GPT2:
             for i in range(config.layers)
         ]
         self.norm = tensors.norm("ln_f", config)
-        table = self.tokens if config.tied else tensors.embedding("lm_head", config.vocabulary, hidden)
-        self.head = RBELinear(table.table, None, in_by_out=False)
+        self.head = tensors.head("wte" if config.tied else "lm_head", config.vocabulary, hidden)
+        #: Every linear layer by the name of its weight.
+        self.linears = tensors.linears
 
     @classmethod
     def load(cls, files: ModelFiles, *, cache_bytes: int = 0, threads: int = 1) -> GPT2:
@@ -183,6 +184,7 @@ class _Tensors:
         self.source = source
         self.where = where
         self.shapes = source.shapes()
+        self.linears: dict[str, RBELinear] = {}
 
     def embedding(self, layer: str, entries: int, hidden: int) -> RBEEmbedding:
         name = self._name(f"{layer}.weight", (entries, hidden))
@@ -190,7 +192,14 @@ class _Tensors:
 
     def linear(self, layer: str, inputs: int, outputs: int) -> RBELinear:
         bias = self.source.vector(self._name(f"{layer}.bias", (outputs,)))
-        return RBELinear(self.source.matrix(self._name(f"{layer}.weight", (inputs, outputs))), bias, in_by_out=True)
+        name = self._name(f"{layer}.weight", (inputs, outputs))
+        self.linears[name] = RBELinear(self.source.matrix(name), bias, in_by_out=True)
+        return self.linears[name]
+
+    def head(self, layer: str, vocabulary: int, hidden: int) -> RBELinear:
+        name = self._name(f"{layer}.weight", (vocabulary, hidden))
+        self.linears[name] = RBELinear(self.source.matrix(name), None, in_by_out=False)
+        return self.linears[name]
 
     def norm(self, layer: str, config: GPT2Config) -> RBELayerNorm:
         gamma, beta = (

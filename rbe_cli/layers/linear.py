@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,11 +32,15 @@ class RBELinear:
         self.weight = weight
         self.bias = bias
         self.in_by_out = in_by_out
+        #: Called with the inputs, float32[n, in], before they are multiplied; what calibration looks through.
+        self.observer: Callable[[NDArray[np.float32]], None] | None = None
         self.inputs, self.outputs = weight.shape if in_by_out else weight.shape[::-1]
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[..., in] -> float32[..., out]; any number of vectors, 0 too."""
         flat = x.reshape(-1, self.inputs)
+        if self.observer is not None:
+            self.observer(flat)
         y = self.weight.times(flat) if self.in_by_out else self.weight.times_transposed(flat)
         if self.bias is not None:
             y += self.bias

@@ -1,4 +1,4 @@
-"""Compressed weights straight into a transformers model: any causal language model that library can build.
+"""Compressed weights straight into a transformers model: any causal language model or encoder that library can build.
 
 Needs the extra: pip install 'rbe-cli[transformers]'.
 
@@ -25,12 +25,13 @@ from rbe_cli.layers.model_files import ModelFiles
 try:
     import torch
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 except ImportError:
     raise RBEError("transformers models need torch and transformers: pip install 'rbe-cli[transformers]'") from None
 
 
 def load_pretrained(folder: Folder | Path, dtype: torch.dtype | None = None) -> Any:
-    """Build the causal language model a compressed folder holds and decode its weights into it.
+    """Build the causal language model or the encoder a compressed folder holds and decode its weights into it.
 
     The model is made on torch's meta device, without memory for its parameters; then each tensor is decoded and
     becomes one, so that there is one copy of the weights, and of the tensor under way a second. Tied parameters are
@@ -76,6 +77,30 @@ def load_pretrained(folder: Folder | Path, dtype: torch.dtype | None = None) -> 
     return model.eval()
 
 
+def load_checkpoint(files: ModelFiles) -> Any:
+    """The model of a checkpoint's folder, loaded by transformers itself, in float32. Raises RBEError."""
+    config = files.file("config.json")
+    if config is None:
+        raise RBEError(f"{files.name}: no config.json beside the weights; give the model's whole folder")
+    transformers.utils.logging.disable_progress_bar()  # commands have their own
+    try:
+        auto = _auto(transformers.AutoConfig.from_pretrained(config.parent))
+        model = auto.from_pretrained(config.parent, use_safetensors=True, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise RBEError(f"{files.name}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    return model.float().eval()
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a configuration is that of a model that reads a text both ways, as BERT, and does not continue it."""
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+
+
+def _auto(config: Any) -> Any:
+    """What builds the model of a configuration."""
+    return transformers.AutoModel if is_encoder(config) else transformers.AutoModelForCausalLM
+
+
 def empty_model(files: ModelFiles) -> Any:
     """The model of a `config.json`, its parameters on the meta device, its buffers computed. Raises RBEError."""
     files.json("config.json")
@@ -84,7 +109,7 @@ def empty_model(files: ModelFiles) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(path.parent)
         with _parameters_on_meta():
-            return transformers.AutoModelForCausalLM.from_config(config)
+            return _auto(config).from_config(config)
     except (ValueError, KeyError, OSError) as error:
         raise RBEError(f"{path}: transformers cannot build this model ({str(error).splitlines()[0]})") from None
 
@@ -179,6 +204,14 @@ def _name_in(model: Any, name: str, slots: dict[str, _Slot]) -> str:
     return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in slots), name)
 
 
+def names_in(model: Any, name: str, stored: set[str]) -> list[str]:
+    """What a checkpoint calls a parameter of the model: the names it has for it, tied ones too; often one or none."""
+    parameter = model.get_parameter(name)
+    names = [full for full, other in model.named_parameters(remove_duplicate=False) if other is parameter]
+    prefix = f"{model.base_model_prefix}."
+    return sorted({n for full in names for n in (full, prefix + full, full.removeprefix(prefix)) if n in stored})
+
+
 def _tensor(folder: Folder, name: str, dtype: torch.dtype | None) -> Any:
     """A tensor of the folder as torch has it, without a copy unless the type changes."""
     values: NDArray[Any] = folder.tensor(name)
@@ -205,16 +238,7 @@ class TransformersModel:
         """From a compressed folder, by `load_pretrained`, or from a checkpoint's folder, by transformers itself."""
         if files.folder is not None:
             return cls(load_pretrained(files.folder, torch.float32))
-        config = files.file("config.json")
-        if config is None:
-            raise RBEError(f"{files.name}: no config.json beside the weights; give the model's whole folder")
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                config.parent, use_safetensors=True, local_files_only=True
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise RBEError(f"{files.name}: transformers cannot load it ({str(error).splitlines()[0]})") from None
-        return cls(model.float().eval())
+        return cls(load_checkpoint(files))
 
     @property
     def context(self) -> int:

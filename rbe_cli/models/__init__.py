@@ -11,6 +11,12 @@ from pathlib import Path
 NAMES: tuple[str, ...] = ("mini-gpt2",)
 
 
+def calibration_text(name: str = "mini-gpt2") -> Path:
+    """Some of what a shipped model was trained on, to calibrate it with; beside its folder, so never carried along."""
+    folder = path(name)
+    return folder.with_name(f"{folder.name}_calibration.txt")
+
+
 def path(name: str = "mini-gpt2") -> Path:
     """The folder of a shipped model; ValueError when no model of that name ships."""
     if name not in NAMES:

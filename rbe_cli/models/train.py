@@ -1,6 +1,6 @@
 """Train the mini GPT-2 that ships with the package, from scratch, on one processor core.
 
-The committed folder ``rbe_cli/models/mini_gpt2`` is what this one command wrote::
+The committed folder ``rbe_cli/models/mini_gpt2``, and the calibration text beside it, are what this one command wrote::
 
     python -m rbe_cli.models.train --out rbe_cli/models/mini_gpt2
 
@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 VOCAB, CONTEXT, WIDTH, LAYERS, HEADS = 256, 256, 128, 5, 4
 HELD_OUT_BYTES = 65536
+CALIBRATION_BYTES, CALIBRATION_PARTS = 65536, 16  # at most, in all; of how many places
 STRIDE = 128  # of the evaluation windows: each byte but the first few has >= 128 before it
 WARM_UP, FINAL_LR_SHARE, WEIGHT_DECAY, CLIP = 200, 0.02, 0.1, 1.0
 SEED, LOG_EVERY = 1611, 500
@@ -141,6 +142,15 @@ def split(text: bytes) -> tuple[bytes, bytes]:
     return text[:start] + text[end:], text[start:end]
 
 
+def calibration(seen: bytes) -> bytes:
+    """Text to calibrate on: 16 stretches of whole verses, evenly over what was trained on; nothing held out."""
+    parts = []
+    for i in range(CALIBRATION_PARTS):
+        start = seen.index(b"\n", i * len(seen) // CALIBRATION_PARTS) + 1
+        parts.append(seen[start : seen.rindex(b"\n", start, start + CALIBRATION_BYTES // CALIBRATION_PARTS) + 1])
+    return b"".join(parts)
+
+
 def tensor_of(text: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(text, dtype=np.uint8).astype(np.int64))
 
@@ -240,6 +250,7 @@ def train(text: bytes, out: Path, steps: int, batch: int, peak: float) -> None:
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(config(), indent=2) + "\n")
     (out / "heldout.txt").write_bytes(held_out_bytes)
+    out.with_name(f"{out.name}_calibration.txt").write_bytes(calibration(train_bytes))
     count = sum(p.numel() for p in model.parameters())
     print(f"{count} parameters, held-out bits per byte {bits_per_byte(model, held_out):.5f}")
 

@@ -1,0 +1,140 @@
+"""llama.cpp's importance matrices (`llama-imatrix`): GGUF, and the binary `.dat` it wrote until 2025.
+
+GGUF: for each tensor `NAME.in_sum2`, float32[experts, inputs], sums of squares, and `NAME.counts`, float32[experts],
+tokens. Binary, little-endian: int32 entries, and for each int32 length, name, int32 calls, int32 n, float32[n], mean
+squares times calls. Source: llama.cpp, tools/imatrix/imatrix.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.calibration.importance import Alias, Importance, checked
+from rbe_cli.errors import CorruptFile, RBEError
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_MAX_BYTES = 4 << 30
+#: What a layer's weights are called by transformers -> by llama.cpp, and the axis of their inputs.
+_KINDS = {
+    "self_attn.q_proj": ("attn_q", 1),
+    "self_attn.k_proj": ("attn_k", 1),
+    "self_attn.v_proj": ("attn_v", 1),
+    "self_attn.qkv_proj": ("attn_qkv", 1),
+    "self_attn.o_proj": ("attn_output", 1),
+    "mlp.gate_proj": ("ffn_gate", 1),
+    "mlp.gate_up_proj": ("ffn_up", 1),
+    "mlp.up_proj": ("ffn_up", 1),
+    "mlp.down_proj": ("ffn_down", 1),
+    "mlp.gate": ("ffn_gate_inp", 1),
+    "block_sparse_moe.gate": ("ffn_gate_inp", 1),
+    "attn.c_attn": ("attn_qkv", 0),
+    "attn.c_proj": ("attn_output", 0),
+    "mlp.c_fc": ("ffn_up", 0),
+    "mlp.c_proj": ("ffn_down", 0),
+    "attention.self.query": ("attn_q", 1),
+    "attention.self.key": ("attn_k", 1),
+    "attention.self.value": ("attn_v", 1),
+    "attention.output.dense": ("attn_output", 1),
+    "intermediate.dense": ("ffn_up", 1),
+    "output.dense": ("ffn_down", 1),
+}
+_EXPERT_KINDS = {
+    "gate_proj": "ffn_gate_exps",
+    "up_proj": "ffn_up_exps",
+    "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps",
+    "w3": "ffn_up_exps",
+    "w2": "ffn_down_exps",
+}
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.(.+)\.weight$")
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)$")
+
+
+def llama_name(name: str) -> Alias:
+    """llama.cpp's name of a weight of transformers, and the axis of its inputs.
+
+    >>> llama_name("model.layers.3.self_attn.q_proj.weight"), llama_name("transformer.h.0.attn.c_attn.weight")
+    (('blk.3.attn_q.weight', 1), ('blk.0.attn_qkv.weight', 0))
+    >>> llama_name("model.layers.3.mlp.experts.7.up_proj.weight"), llama_name("lm_head.weight")
+    (('blk.3.ffn_up_exps.weight[7]', 1), ('output.weight', 1))
+    """
+    if name.rpartition("lm_head")[2] == ".weight":
+        return "output.weight", 1
+    layer = _IN_LAYER.search(name)
+    if layer is None:
+        return name, None
+    number, part = layer.groups()
+    expert = _EXPERT.fullmatch(part)
+    if expert is not None and expert[2] in _EXPERT_KINDS:
+        return f"blk.{number}.{_EXPERT_KINDS[expert[2]]}.weight[{expert[1]}]", 1
+    kind, axis = _KINDS.get(part, (part, None))
+    return f"blk.{number}.{kind}.weight", axis
+
+
+def read_imatrix(path: Path) -> Importance:
+    """Read either form. Raises RBEError if it cannot be read, CorruptFile if it is neither."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if path.stat().st_size > _MAX_BYTES:
+            raise CorruptFile(f"{path}: too large for an importance file")
+        found = _read_gguf(path) if magic == b"GGUF" else _read_binary(path)
+    except OSError as error:
+        raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
+    return Importance(path, {name: checked(path, name, values) for name, values in found.items()}, {}, alias=llama_name)
+
+
+def _read_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
+    try:
+        import gguf
+    except ImportError:
+        raise RBEError(f"{path}: needs the gguf package: pip install 'rbe-cli[gguf]'") from None
+    try:
+        tensors: dict[str, Any] = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    except Exception as error:  # the library raises whatever comes of bad bytes
+        raise CorruptFile(f"{path}: not a sound GGUF file ({type(error).__name__})") from None
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, data in tensors.items():
+        base = name.removesuffix(_SUMS)
+        if base == name or base + _COUNTS not in tensors:
+            continue
+        sums, counts = np.atleast_2d(data), np.ravel(tensors[base + _COUNTS])
+        if sums.dtype != np.float32 or counts.dtype != np.float32 or sums.ndim != 2 or counts.size != len(sums):
+            raise CorruptFile(f"{path}: {name!r} and its counts do not belong together")
+        for i, count in enumerate(counts):
+            # An expert that no token went to says nothing.
+            if count > 0:
+                found[base if len(sums) == 1 else f"{base}[{i}]"] = sums[i].astype(np.float64) / float(count)
+    if not found:
+        raise CorruptFile(f"{path}: a GGUF file without an importance matrix")
+    return found
+
+
+def _read_binary(path: Path) -> dict[str, NDArray[np.float64]]:
+    data, at = path.read_bytes(), 0
+    found: dict[str, NDArray[np.float64]] = {}
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        if not 0 <= size <= len(data) - at:
+            raise CorruptFile(f"{path}: neither safetensors nor an importance matrix of llama.cpp, or cut short")
+        at += size
+        return data[at - size : at]
+
+    def integer() -> int:
+        return int(struct.unpack("<i", take(4))[0])
+
+    for _ in range(integer()):
+        name = take(integer()).decode("utf-8", "replace")
+        calls, size = integer(), integer()
+        values = np.frombuffer(take(4 * size), "<f4").astype(np.float64)
+        found[name] = values / calls if calls > 0 else values
+    if not found:
+        raise CorruptFile(f"{path}: neither safetensors nor an importance matrix of llama.cpp")
+    return found

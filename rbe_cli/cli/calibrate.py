@@ -1,0 +1,114 @@
+"""`rbe calibrate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from rbe_cli.cli import options, tables
+from rbe_cli.cli.console import progress_bar, stdout
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.calibrate import Calibrated
+
+
+def command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A model's folder with its config.json, a Hugging Face repo id, or mini-gpt2."
+        ),
+    ],
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text like what the model will read; an encoder reads lines.  [mini-gpt2: its own]",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The importance file to write.")] = Path(
+        "importance.safetensors"
+    ),
+    tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Read N tokens at most, from all over the text.")
+    ] = 16384,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens of a window.  [default: the model's context, 1024 at most]"),
+    ] = None,
+    moments: Annotated[
+        bool,
+        typer.Option(
+            "--moments", help="Also the second moments of each weight's inputs, n x n for n of them: for --feedback."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Threads; the last bits may depend on it.")
+    ] = 1,
+    as_json: options.Json = False,
+    markdown: options.Markdown = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run a model over a text and write how strong each input of each weight is, for `rbe compress --importance`.
+
+    GPT-2 runs in rbe's own layers, every other language model or encoder in transformers. The gain is the arithmetic
+    over the geometric mean of the inputs' mean squares: at a high rate, so many dB of output error are saved by steps
+    that follow the inputs.
+
+    Examples:
+
+      rbe calibrate mini-gpt2 -o importance.safetensors
+
+      rbe calibrate ./llama --text wiki.txt --tokens 65536 --moments
+    """
+    from rbe_cli.operations.calibrate import calibrate
+
+    with progress_bar(quiet) as bar:
+        done = calibrate(
+            source, out, text=text, limit=tokens, context=context, moments=moments, threads=jobs, progress=bar
+        )
+    if as_json:
+        json.dump(_document(source, out, done), sys.stdout, indent=2)
+        print()
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("weight", overflow="fold")
+    for column in ("inputs", "axis", "gain dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, inputs in sorted(done.inputs.items()):
+        gain = tables.number(done.gain(name), ".2f") if name in done.mean_squares else "never used"
+        table.add_row(tables.name_text(name), str(inputs.channels), str(inputs.axis), gain)
+    console = stdout()
+    tables.show(console, table, markdown)
+    again = f", read {done.passes} times" if done.passes > 1 else ""
+    console.print(f"{done.tokens:,} tokens{again}, {done.seconds:.1f} s")
+    console.print(f"wrote {out}, {tables.size_text(done.bytes)}")
+
+
+def _document(source: str, out: Path, done: Calibrated) -> dict[str, Any]:
+    from rbe_cli.operations.figures import finite
+
+    return {
+        "command": "calibrate",
+        "source": source,
+        "out": str(out),
+        "tokens": done.tokens,
+        "passes": done.passes,
+        "bytes": done.bytes,
+        "seconds": done.seconds,
+        "weights": [
+            {
+                "name": name,
+                "inputs": inputs.channels,
+                "axis": inputs.axis,
+                "gain_db": finite(done.gain(name)) if name in done.mean_squares else None,
+            }
+            for name, inputs in sorted(done.inputs.items())
+        ],
+    }

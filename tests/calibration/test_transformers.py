@@ -1,0 +1,118 @@
+"""Models of transformers: skipped where torch and transformers are not installed."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbe_cli.calibration.importance_file import read_importance
+from rbe_cli.errors import RBEError
+from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.operations.calibrate import calibrate
+from tests.naive import second_moments
+from tests.synthetic import read_tensors
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def llama(folder: Path, tied: bool) -> Path:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, bos_token_id=None,
+        eos_token_id=None, initializer_range=0.2,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def bert(folder: Path) -> Path:
+    tokenizers = pytest.importorskip("tokenizers")
+    torch.manual_seed(0)
+    words = ["[UNK]", "[CLS]", "[SEP]", "In", "the", "beginning", "line", "of", "words", "and", "more"]
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.enable_padding(length=16)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_llama(tmp_path: Path, text: Path, tied: bool) -> None:
+    source = llama(tmp_path / "model", tied)
+    done = calibrate(str(source), tmp_path / "i.safetensors", text=text, moments=True)
+    again = calibrate(str(source), tmp_path / "j.safetensors", text=text, moments=True)
+    assert done.tokens == again.tokens == text.stat().st_size
+    assert (tmp_path / "i.safetensors").read_bytes() == (tmp_path / "j.safetensors").read_bytes()
+    importance, tensors = read_importance(tmp_path / "i.safetensors"), read_tensors(source)
+    matrices = {n for n, w in tensors.items() if w.ndim == 2 and (tied or "embed" not in n)}
+    assert set(importance.names) == matrices
+    for name in matrices:
+        found = importance.mean_square(name, tensors[name].shape)
+        assert found is not None
+        assert found[0] == 1
+        moments = importance.moments(name, tensors[name].shape)
+        assert moments is not None
+        assert moments.diagonal() == pytest.approx(found[1], rel=1e-4)
+    layer = "model.layers.1.self_attn.{}_proj.weight"
+    shared = [importance.mean_square(layer.format(x), tensors[layer.format(x)].shape) for x in "qkv"]
+    assert all(one is not None and (one[1] == shared[0][1]).all() for one in shared if shared[0] is not None)
+
+
+def test_inputs_are_those_of_the_model_itself(tmp_path: Path, text: Path) -> None:
+    source = llama(tmp_path / "model", tied=False)
+    calibrate(str(source), tmp_path / "i.safetensors", text=text, context=50)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    data = np.frombuffer(text.read_bytes(), np.uint8).astype(np.int64)
+    rows = []
+    for begin in range(0, data.size, 50):
+        with torch.inference_mode():
+            rows.append(model.model(torch.from_numpy(data[None, begin : begin + 50])).last_hidden_state[0].numpy())
+    found = read_importance(tmp_path / "i.safetensors").mean_square("lm_head.weight", (256, 32))
+    assert found is not None
+    assert found[1] == pytest.approx(second_moments(np.concatenate(rows)).diagonal(), rel=1e-4)
+
+
+def test_an_encoder_reads_lines(tmp_path: Path, text: Path) -> None:
+    source = bert(tmp_path / "model")
+    done = calibrate(str(source), tmp_path / "i.safetensors", text=text)
+    lines = text.read_text().splitlines()
+    assert done.tokens == sum(min(16, 2 + len(line.replace(",", " ,").replace(".", " .").split())) for line in lines)
+    query = "encoder.layer.0.attention.self.query.weight"
+    found = read_importance(tmp_path / "i.safetensors").mean_square(query, (24, 24))
+    assert found is not None
+    assert found[0] == 1
+    assert len(done.mean_squares) == 13
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(RBEError, match=r"no tokenizer.json"):
+        calibrate(str(source), tmp_path / "i.safetensors", text=text)
+
+
+def test_a_compressed_encoder_becomes_a_model(tmp_path: Path) -> None:
+    from rbe_cli.layers.transformers_model import load_pretrained
+    from tests.synthetic import compress_to
+
+    source = bert(tmp_path / "model")
+    compress_to(source, tmp_path / "m.rbe", lossless=True)
+    ids = torch.tensor([[1, 3, 4, 5, 2]])
+    with torch.inference_mode():
+        want = transformers.AutoModel.from_pretrained(source).eval()(ids).last_hidden_state
+        got = load_pretrained(tmp_path / "m.rbe")(ids).last_hidden_state
+    assert ModelFiles.open(str(tmp_path / "m.rbe")).folder is not None
+    assert torch.equal(got, want)
