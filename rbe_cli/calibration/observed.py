@@ -82,6 +82,9 @@ def observe(files: ModelFiles) -> ObservedModel:
     """The model of a checkpoint: GPT-2 by the project's own layers, anything else by transformers. Raises RBEError."""
     if files.json("config.json").get("model_type") == "gpt2":
         return ObservedGPT2(GPT2.load(files))
+    # The first says what to install if torch is missing.
+    from rbe_cli.layers.transformers_model import load_checkpoint  # isort: split
     from rbe_cli.calibration.observed_transformers import ObservedTransformers
 
-    return ObservedTransformers.load(files)
+    assert files.checkpoint is not None
+    return ObservedTransformers(load_checkpoint(files), {info.name for _, info in files.checkpoint.tensors})

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch  # after transformers_model, which says what to install if it is missing
+import torch
 from transformers.pytorch_utils import Conv1D
 
 from rbe_cli.calibration.observed import Inputs, Observer
 from rbe_cli.layers.causal_model import Tokens
-from rbe_cli.layers.model_files import ModelFiles
-from rbe_cli.layers.transformers_model import is_encoder, load_checkpoint, names_in
+from rbe_cli.layers.transformers_model import is_encoder, names_in
 
 
 class ObservedTransformers:
@@ -33,12 +32,6 @@ class ObservedTransformers:
             if isinstance(module, torch.nn.Linear | Conv1D):
                 for name in names_in(model, f"{module_name}.weight", stored):
                     self._modules[name] = module
-
-    @classmethod
-    def load(cls, files: ModelFiles) -> ObservedTransformers:
-        """From a checkpoint's folder. Raises RBEError."""
-        assert files.checkpoint is not None
-        return cls(load_checkpoint(files), {info.name for _, info in files.checkpoint.tensors})
 
     @property
     def context(self) -> int:

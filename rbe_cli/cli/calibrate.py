@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from rbe_cli.operations.calibrate import Calibrated
 
 
+@options.grouped
 def command(
     source: Annotated[
         str,
@@ -25,11 +24,12 @@ def command(
             metavar="SOURCE", help="A model's folder with its config.json, a Hugging Face repo id, or mini-gpt2."
         ),
     ],
+    status: options.Status,
     text: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text like what the model will read; an encoder reads lines.  [mini-gpt2: its own]",
+            help="Text like what the model will read; an encoder reads lines.  \\[default: mini-gpt2 has one]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The importance file to write.")] = Path(
@@ -40,7 +40,7 @@ def command(
     ] = 16384,
     context: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Tokens of a window.  [default: the model's context, 1024 at most]"),
+        typer.Option(min=1, metavar="N", help="Tokens of a window.  \\[default: the model's context, 1024 at most]"),
     ] = None,
     moments: Annotated[
         bool,
@@ -53,7 +53,6 @@ def command(
     ] = 1,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Run a model over a text and write how strong each input of each weight is, for `rbe compress --importance`.
 
@@ -69,13 +68,12 @@ def command(
     """
     from rbe_cli.operations.calibrate import calibrate
 
-    with progress_bar(quiet) as bar:
+    with progress_bar(status) as bar:
         done = calibrate(
             source, out, text=text, limit=tokens, context=context, moments=moments, threads=jobs, progress=bar
         )
     if as_json:
-        json.dump(_document(source, out, done), sys.stdout, indent=2)
-        print()
+        tables.print_json(_document(source, out, done))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("weight", overflow="fold")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +150,11 @@ def test_a_compressed_folder_is_not_a_source(gpt2: Path, text: Path, tmp_path: P
     compress_to(gpt2, tmp_path / "m.rbe", lossless=True)
     with pytest.raises(UsageError, match="calibrate the original"):
         calibrate(str(tmp_path / "m.rbe"), tmp_path / "i.safetensors", text=text)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
+def test_other_models_need_transformers(gpt2: Path, text: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(gpt2, tmp_path / "model"))
+    (folder / "config.json").write_text(json.dumps(tiny_gpt2.config(model_type="llama")))
+    with pytest.raises(RBEError, match=r"pip install 'rbe-cli\[transformers\]'"):
+        calibrate(str(folder), tmp_path / "i.safetensors", text=text)
