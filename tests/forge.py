@@ -87,8 +87,8 @@ def replace_layer(folder: Path, file: str, data: bytes) -> None:
         for layer in manifest["layers"]:
             if layer["file"] == file:
                 layer["bytes"], layer["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-                with contextlib.suppress(CorruptFile), LayerFile(folder / file) as written:
-                    sizes = written.sizes()
+                with contextlib.suppress(CorruptFile):
+                    sizes = LayerFile(folder / file).sizes()
                     for tensor, size in zip(layer["tensors"], sizes, strict=len(sizes) == len(layer["tensors"])):
                         tensor["bytes"] = size
 

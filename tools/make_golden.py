@@ -351,11 +351,11 @@ def write_forged(tensors: list[EncodedTensor], out: Path) -> None:
     out.mkdir(parents=True)
     tensors = [*tensors, EncodedTensor("note", "U8", (2,), "lossless", list(encode_lossless(_NOTE, "U8")))]
     write_layer(out / "forged.rbe", tensors)
-    with LayerFile(out / "forged.rbe") as file:
-        entries = tuple(
-            TensorEntry(record.name, record.dtype, record.shape, record.codec, size, 0.0, 0.0, 0)
-            for record, size in zip(file.tensors, file.sizes(), strict=True)
-        )
+    file = LayerFile(out / "forged.rbe")
+    entries = tuple(
+        TensorEntry(record.name, record.dtype, record.shape, record.codec, size, 0.0, 0.0, 0)
+        for record, size in zip(file.tensors, file.sizes(), strict=True)
+    )
     data = (out / "forged.rbe").read_bytes()
     layer = LayerEntry("forged.rbe", len(data), hashlib.sha256(data).hexdigest(), entries)
     source = SourceFile("model.safetensors", 0, "0" * 64, None)
@@ -370,10 +370,10 @@ def expected(folder: Path, name: str, values: Path) -> dict[str, Any]:
     opened = Folder.open(folder, whole=True)
     found: dict[str, Any] = {}
     for tensor in opened.names():
-        with opened.open_tensor(tensor) as stored:
-            record, entry = stored.record, stored.entry
-            head = stored.file.chunk(record.first_chunk)[:2] if record.codec == "trellis" else b""
-            data = b"".join(piece.decode().tobytes() for piece in stored.pieces())
+        stored = opened.open_tensor(tensor)
+        record, entry = stored.record, stored.entry
+        head = stored.file.chunk(record.first_chunk)[:2] if record.codec == "trellis" else b""
+        data = b"".join(piece.decode().tobytes() for piece in stored.pieces())
         found[tensor] = {"dtype": entry.dtype, "shape": list(entry.shape), "codec": record.codec}
         if record.codec == "lossless" or head == b"\0\0":
             found[tensor]["sha256"] = hashlib.sha256(data).hexdigest()

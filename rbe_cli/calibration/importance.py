@@ -85,7 +85,7 @@ class Importance:
         if len(info.shape) != 2 or info.shape[0] != info.shape[1] or info.dtype not in dtypes.FLOATS:
             raise UsageError(f"{self.path}: {info.name!r} must be a square matrix of a floating type")
         self._axis(name, shape, info.shape[0], self._axes.get(key, axis))
-        matrix = dtypes.to_float32(self._shard.raw(info), info.dtype).reshape(info.shape)
+        matrix = dtypes.to_float32(self._shard.raw(info)[:], info.dtype).reshape(info.shape)
         power = matrix.diagonal()
         tolerance = _ASYMMETRY * power.max(initial=0)
         if not np.isfinite(matrix).all() or power.min(initial=0) < 0 or abs(matrix - matrix.T).max() > tolerance:

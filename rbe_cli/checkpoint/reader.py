@@ -1,11 +1,9 @@
-"""Open a checkpoint: one safetensors file, a folder of them, or a shard index. Tensors are memory-mapped."""
+"""Open a checkpoint: one safetensors file, a folder of them, or a shard index. Tensors are read piece by piece."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.container.names import is_plain
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 
 SUFFIX = ".safetensors"
@@ -23,6 +22,9 @@ INDEX_SUFFIX = ".safetensors.index.json"
 #: Other frameworks' weights and archives: never carried along.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot", ".pkl", ".npz")
 _MAX_CARRIED = 256 << 20
+_MAX_INDEX = 256 << 20
+#: Bytes that are read at once where a whole file or tensor passes by.
+_PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -64,32 +66,51 @@ class Shard:
     metadata: dict[str, str] | None
     tensors: list[TensorInfo]
     size: int
-    _stamp: tuple[int, int] = (0, 0)
+    _file: PlainFile
+    _stamp: tuple[int, int]
 
-    def raw(self, tensor: TensorInfo) -> NDArray[np.uint8]:
-        """A tensor's bytes, memory-mapped, read only. Its pages go with the array."""
-        if not tensor.nbytes:
-            return np.zeros(0, np.uint8)
-        start = tensor.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        with self.path.open("rb") as file:
-            self.check_unchanged(os.fstat(file.fileno()))
-            mapped = mmap.mmap(
-                file.fileno(), tensor.offset - start + tensor.nbytes, access=mmap.ACCESS_READ, offset=start
-            )
-        return np.frombuffer(mapped, np.uint8, tensor.nbytes, tensor.offset - start)
+    def raw(self, tensor: TensorInfo) -> TensorBytes:
+        """A tensor's bytes, which stay in the file until they are asked for."""
+        return TensorBytes(self, tensor)
 
-    def check_unchanged(self, stat: os.stat_result) -> None:
-        """Raise RBEError if the file is not the one that was opened."""
-        if (stat.st_size, stat.st_mtime_ns) != self._stamp:
+    def read(self, offset: int, size: int) -> NDArray[np.uint8]:
+        """Some bytes of the file. Safe in any thread. Raises RBEError if it is not the file that was opened."""
+        data = self._file.read(offset, size)
+        # Afterwards: what was read before the file changed is what was opened, however late the change is seen.
+        if len(data) < size or self._file.stamp() != self._stamp:
             raise RBEError(f"{self.path}: changed while it was read; run again when nothing writes to it")
+        return np.frombuffer(data, np.uint8)
 
     def sha256(self) -> str:
         """Fingerprint of the whole file."""
-        with self.path.open("rb") as file:
-            self.check_unchanged(os.fstat(file.fileno()))
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.check_unchanged(os.fstat(file.fileno()))
-        return digest
+        digest = hashlib.sha256()
+        for at in range(0, self.size, _PIECE):
+            digest.update(self.read(at, min(_PIECE, self.size - at)).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TensorBytes:
+    """A tensor's bytes in its file: a slice of them is read when it is taken, and is an array of its own."""
+
+    shard: Shard
+    tensor: TensorInfo
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.tensor.nbytes
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        start, stop, _ = part.indices(self.size)
+        return self.shard.read(self.tensor.offset + start, max(stop - start, 0))
+
+    def sha256(self) -> bytes:
+        """Their fingerprint."""
+        digest = hashlib.sha256()
+        for at in range(0, self.size, _PIECE):
+            digest.update(self[at : at + _PIECE].data)
+        return digest.digest()
 
 
 @dataclass
@@ -144,7 +165,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _from_index(path: Path) -> Checkpoint:
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
+        weight_map = json.loads(PlainFile(path).read(0, _MAX_INDEX))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorruptFile(f"{path}: not a shard index (a JSON object with a weight_map)") from None
@@ -164,12 +185,7 @@ def _from_index(path: Path) -> Checkpoint:
 def open_shard(path: Path, relative: str) -> Shard:
     """Open one safetensors file. The safetensors library checks its header; we take the offsets from it."""
     try:
-        with safetensors.safe_open(path, "np"):
-            pass
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            length = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(length))
+        return _shard(path, relative, PlainFile(path))
     except FileNotFoundError:
         raise RBEError(f"{path}: no such file") from None
     except PermissionError:
@@ -177,6 +193,14 @@ def open_shard(path: Path, relative: str) -> Shard:
     except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorruptFile(f"{path}: not a sound safetensors file ({reason})") from None
+
+
+def _shard(path: Path, relative: str, file: PlainFile) -> Shard:
+    with safetensors.safe_open(path, "np"):
+        pass
+    stamp = file.stamp()
+    length = int.from_bytes(file.read(0, 8), "little")
+    header: dict[str, Any] = json.loads(file.read(8, length))
     metadata = header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
@@ -185,11 +209,11 @@ def open_shard(path: Path, relative: str) -> Shard:
         if dtype not in dtypes.BITS:
             raise RBEError(f"{path}: tensor {name!r} has dtype {dtype}, which this rbe does not know")
         info = TensorInfo(name, dtype, shape, 8 + length + begin)
-        if end - begin != info.nbytes or info.offset + info.nbytes > stat.st_size:
+        if end - begin != info.nbytes or info.offset + info.nbytes > stamp[0]:
             raise CorruptFile(f"{path}: tensor {name!r} has a wrong size")
         tensors.append(info)
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.name))
-    return Shard(path, relative, metadata, tensors, stat.st_size, (stat.st_size, stat.st_mtime_ns))
+    return Shard(path, relative, metadata, tensors, stamp[0], file, stamp)
 
 
 def _check_names(checkpoint: Checkpoint) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.source import Bytes
 from rbe_cli.codec.tables import FREQUENCY_BITS
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
@@ -37,8 +38,8 @@ def chunk_count(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-dtypes.byte_length(dtype, shape) // (CHUNK * _width(dtype)))
 
 
-def encode(raw: NDArray[np.uint8], dtype: str, store: bool = False) -> Iterator[bytes]:
-    """Chunks of a tensor given as its bytes, uint8[nbytes]; with `store`, not compressed at all."""
+def encode(raw: Bytes, dtype: str, store: bool = False) -> Iterator[bytes]:
+    """Chunks of a tensor given as its bytes; with `store`, not compressed at all."""
     size = CHUNK * _width(dtype)
     for at in range(0, raw.size, size):
         yield _encode_chunk(raw[at : at + size], dtype, store)

@@ -48,6 +48,14 @@ class Description(NamedTuple):
     data: bytes = b""
 
 
+class Bytes(Protocol):
+    """A tensor's bytes, in memory or in a file: a slice of them is an array."""
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
+
+
 class Domain(Protocol):
     """A float32[rows, columns] matrix that is read some rows at a time, and knows the way back to the weights.
 
@@ -87,13 +95,13 @@ class Matrix:
 
     Attributes
     ----------
-    raw : uint8[nbytes]
-        As stored, possibly memory-mapped.
+    raw : Bytes
+        As stored, uint8[nbytes] or what reads them from a file.
     dtype : str
         Its safetensors name.
     """
 
-    raw: NDArray[np.uint8]
+    raw: Bytes
     dtype: str
     rows: int
     columns: int

@@ -41,7 +41,7 @@ class Piece:
 
 
 class StoredTensor:
-    """One tensor of a folder, its layer file open.
+    """One tensor of a folder.
 
     Attributes
     ----------
@@ -57,12 +57,6 @@ class StoredTensor:
         self.where = f"{file.path}: tensor {entry.name!r}"
         if (record.dtype, record.shape) != (entry.dtype, entry.shape):
             raise CorruptFile(f"{self.where}: stored as a tensor of another shape or type")
-
-    def __enter__(self) -> StoredTensor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.__exit__()
 
     def pieces(self) -> Iterator[Piece]:
         """All pieces in order: put together, they are the tensor's bytes. Reading happens here, decoding in them."""
@@ -128,10 +122,15 @@ class Folder:
     manifest : Manifest
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: list[LayerFile]) -> None:
+        """`files` are those of the manifest's layers, in their order."""
         self.path = path
         self.manifest = manifest
-        self._entries = {tensor.name: (layer, tensor) for layer in manifest.layers for tensor in layer.tensors}
+        self._tensors = {
+            entry.name: (file, entry, record)
+            for layer, file in zip(manifest.layers, files, strict=True)
+            for entry, record in zip(layer.tensors, file.tensors, strict=True)
+        }
 
     @classmethod
     def open(cls, path: Path, whole: bool = False, done: Callable[[int], None] | None = None) -> Folder:
@@ -141,53 +140,43 @@ class Folder:
         CorruptFile if anything is damaged.
         """
         manifest = Manifest.read(path)
+        files = []
         for layer in manifest.layers:
-            check_layer(path, layer)
+            files.append(check_layer(path, layer))
             if whole:
                 check_bytes(path, layer)
             if done:
                 done(layer.bytes)
-        return cls(path, manifest)
+        return cls(path, manifest, files)
 
     def names(self) -> list[str]:
         """Names of all tensors, layer by layer."""
-        return list(self._entries)
+        return list(self._tensors)
 
     def open_tensor(self, name: str) -> StoredTensor:
-        """A tensor, to be closed after use (`with`). Raises RBEError if there is none of that name."""
-        if name not in self._entries:
+        """A tensor, ready to be read. Raises RBEError if there is none of that name, CorruptFile."""
+        if name not in self._tensors:
             raise RBEError(f"{self.path}: has no tensor {name!r}")
-        layer, entry = self._entries[name]
-        stored = name
-        for _ in range(2):
-            file = LayerFile(self.path / layer.file)
-            record = next((record for record in file.tensors if record.name == stored), None)
-            if record is not None and record.codec != "same":
-                try:
-                    return StoredTensor(file, entry, record)
-                except CorruptFile:
-                    file.__exit__()
-                    raise
-            file.__exit__()
-            if record is None or record.same_as not in self._entries:
-                break
-            stored = record.same_as
-            layer, _ = self._entries[stored]
-        raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
+        file, entry, record = self._tensors[name]
+        if record.codec == "same" and record.same_as in self._tensors:
+            file, _, record = self._tensors[record.same_as]
+        if record.codec == "same":
+            raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
+        return StoredTensor(file, entry, record)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's decoded weights (or exact values), in its own dtype and shape.
 
         Types numpy has no equal of (float8 and smaller) come as their bytes, uint8[nbytes].
         """
-        with self.open_tensor(name) as stored:
-            entry = stored.entry
-            raw = np.empty(entry.source_bytes, np.uint8)
-            at = 0
-            for piece in stored.pieces():
-                values = piece.decode()
-                raw[at : at + values.size] = values
-                at += values.size
+        stored = self.open_tensor(name)
+        entry = stored.entry
+        raw = np.empty(entry.source_bytes, np.uint8)
+        at = 0
+        for piece in stored.pieces():
+            values = piece.decode()
+            raw[at : at + values.size] = values
+            at += values.size
         dtype = dtypes.NUMPY.get(entry.dtype)
         return raw if dtype is None else raw.view(dtype).reshape(entry.shape)
 

@@ -9,19 +9,19 @@ from rbe_cli.container.manifest import SAME_AS, LayerEntry
 from rbe_cli.errors import CorruptFile
 
 
-def check_layer(folder: Path, layer: LayerEntry) -> None:
+def check_layer(folder: Path, layer: LayerEntry) -> LayerFile:
     """Compare a layer file's size and tensors with its entry in the manifest. Raises CorruptFile."""
     path = folder / layer.file
     if path.is_symlink():
         raise CorruptFile(f"{path}: is a link; layer files are plain files")
-    with LayerFile(path) as file:
-        records, sizes = file.tensors, file.sizes()
-    if path.stat().st_size != layer.bytes:
+    file = LayerFile(path)
+    if file.size != layer.bytes:
         raise CorruptFile(f"{path}: has another size than the manifest says")
     claimed = [(tensor.name, tensor.dtype, tensor.shape, tensor.method, tensor.bytes) for tensor in layer.tensors]
     held = [
         (record.name, record.dtype, record.shape, SAME_AS + record.same_as if record.same_as else record.codec, size)
-        for record, size in zip(records, sizes, strict=True)
+        for record, size in zip(file.tensors, file.sizes(), strict=True)
     ]
     if claimed != held:
         raise CorruptFile(f"{path}: holds other tensors than the manifest says")
+    return file

@@ -17,12 +17,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+import numpy as np
 
 from rbe_cli import dtypes
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.names import is_tensor_name
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
 
 MAGIC = b"\x93RBE\r\n\x1a\n"
@@ -101,61 +104,46 @@ def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
 
 
 class LayerFile:
-    """A layer file open for reading. Everything that can be wrong with it raises CorruptFile.
+    """A layer file whose header has been read. Everything that can be wrong with it raises CorruptFile.
 
     Attributes
     ----------
     tensors : list of TensorRecord
+    size : int
+        Bytes of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._read_header(PlainFile(path))
         except FileNotFoundError:
             raise CorruptFile(f"{path}: missing") from None
-        except IsADirectoryError:
-            raise CorruptFile(f"{path}: is a folder, not a layer file") from None
-        try:
-            self._read_header()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> LayerFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def _fail(self, what: str) -> CorruptFile:
         return CorruptFile(f"{self.path}: {what}")
 
-    def _read_header(self) -> None:
-        size = self.path.stat().st_size
-        start = self._file.read(_START)
+    def _read_header(self, file: PlainFile) -> None:
+        self.size = file.stamp()[0]
+        start = file.read(0, _START)
         if start[: len(MAGIC)] != MAGIC:
-            raise self._fail("not an rbe layer file" if size else "empty file")
+            raise self._fail("not an rbe layer file" if self.size else "empty file")
         if len(start) < _START:
             raise self._fail("cut short")
         _, version, zero, header_size, chunk_count = _PREFIX.unpack_from(start)
         if version > VERSION:
             raise self._fail(f"format {version} is newer than this rbe reads ({VERSION}): upgrade rbe, or damaged")
-        if header_size > MAX_HEADER or _START + header_size + chunk_count * _ENTRY.size > size or zero or version < 1:
+        end = _START + header_size + chunk_count * _ENTRY.size
+        if header_size > MAX_HEADER or end > self.size or zero or version < 1:
             raise self._fail("cut short or damaged")
-        header = self._file.read(header_size)
-        table = self._file.read(chunk_count * _ENTRY.size)
-        if zlib.crc32(start[: _PREFIX.size] + header + table) != _CRC.unpack_from(start, _PREFIX.size)[0]:
+        rest = file.read(_START, end - _START)
+        if zlib.crc32(rest, zlib.crc32(start[: _PREFIX.size])) != _CRC.unpack_from(start, _PREFIX.size)[0]:
             raise self._fail("header is damaged (checksum)")
-        self._lengths, self._crcs = [], []
-        self._offsets = [_START + header_size + len(table)]
-        for length, crc in _ENTRY.iter_unpack(table):
-            self._lengths.append(length)
-            self._crcs.append(crc)
-            self._offsets.append(self._offsets[-1] + length)
-        if self._offsets[-1] != size:
-            raise self._fail("cut short" if self._offsets[-1] > size else "has bytes after its end")
-        self.tensors = self._records(canonical.load(header, str(self.path)))
+        self._lengths, self._crcs = np.frombuffer(rest, "<u4", offset=header_size).reshape(-1, 2).T
+        self._offsets = end + np.concatenate(([0], np.cumsum(self._lengths, dtype=np.int64)))
+        if self._offsets[-1] != self.size:
+            raise self._fail("cut short" if self._offsets[-1] > self.size else "has bytes after its end")
+        self.tensors = self._records(canonical.load(bytes(rest[:header_size]), str(self.path)))
 
     def _records(self, header: Any) -> list[TensorRecord]:
         if not isinstance(header, dict) or set(header) != {"tensors"} or not isinstance(header["tensors"], list):
@@ -206,8 +194,10 @@ class LayerFile:
 
     def chunk(self, index: int) -> bytes:
         """One chunk, checked against its CRC."""
-        self._file.seek(self._offsets[index])
-        data = self._file.read(self._lengths[index])
+        # Opened for this moment: a model has more layers than a process may have files open.
+        file = PlainFile(self.path)
+        data = bytes(file.read(int(self._offsets[index]), int(self._lengths[index])))
+        file.close()
         if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
             raise self._fail(f"chunk {index} is damaged (checksum)")
         return data
@@ -215,7 +205,7 @@ class LayerFile:
     def sizes(self) -> list[int]:
         """Bytes of each tensor, the part of the file that belongs to none counted with the first."""
         own = [self.size_of(record) for record in self.tensors]
-        return [own[0] + self.path.stat().st_size - sum(own), *own[1:]] if own else []
+        return [own[0] + self.size - sum(own), *own[1:]] if own else []
 
     def size_of(self, record: TensorRecord) -> int:
         """Bytes of the file that are there for one tensor alone (its header entry, its table, its chunks)."""
@@ -223,5 +213,4 @@ class LayerFile:
         empty = EncodedTensor(
             record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as
         )
-        size: int = empty.size() + sum(lengths)
-        return size
+        return empty.size() + int(lengths.sum(dtype=np.int64))

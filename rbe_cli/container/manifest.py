@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.names import is_plain, is_tensor_name, is_text
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 
 NAME = "rbe.json"
@@ -176,8 +178,7 @@ class Manifest:
         """Read and check the manifest of a folder. Raises RBEError if there is none, CorruptFile if it is damaged."""
         path = folder / NAME
         try:
-            with path.open("rb") as file:
-                data = file.read(_MAX_SIZE + 1)
+            data = bytes(PlainFile(path).read(0, _MAX_SIZE + 1))
         except FileNotFoundError:
             raise RBEError(f"{folder}: no {NAME} here; give a folder that `rbe compress` wrote") from None
         if len(data) > _MAX_SIZE:
@@ -227,8 +228,9 @@ class Manifest:
                 raise CorruptFile(f"{path}: names something twice")
         if not all(map(is_plain, layers + outputs)) or any("/" in layer for layer in layers):
             raise CorruptFile(f"{path}: names a file outside its folder")
-        folders = {path[:i] for path in outputs for i, c in enumerate(path) if c == "/"}
-        if folders & set(outputs):
+        # In this order what lies in a folder comes right after whatever has the folder's name.
+        parts = sorted(output.split("/") for output in outputs)
+        if any(inner[: len(outer)] == outer for outer, inner in itertools.pairwise(parts)):
             raise CorruptFile(f"{path}: names something that is both a file and a folder")
         if not all(map(is_tensor_name, names)):
             raise CorruptFile(f"{path}: names a tensor as no safetensors file can")

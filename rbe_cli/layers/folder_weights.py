@@ -52,15 +52,15 @@ class FolderWeights:
 
     def matrix(self, name: str) -> WeightMatrix:
         """A tensor of two dimensions; tied ones give the same object."""
-        with self.folder.open_tensor(name) as stored:
-            if len(stored.record.shape) != 2:
-                raise RBEError(f"{stored.where}: has {len(stored.record.shape)} dimensions where a matrix is needed")
-            key = stored.record.name
-            if key not in self._matrices:
-                if stored.record.codec == "lossless":
-                    self._matrices[key] = DenseMatrix(self.vector(name))
-                else:
-                    self._matrices[key] = TiledMatrix(stored, self.cache, self._executor)
+        stored = self.folder.open_tensor(name)
+        if len(stored.record.shape) != 2:
+            raise RBEError(f"{stored.where}: has {len(stored.record.shape)} dimensions where a matrix is needed")
+        key = stored.record.name
+        if key not in self._matrices:
+            if stored.record.codec == "lossless":
+                self._matrices[key] = DenseMatrix(self.vector(name))
+            else:
+                self._matrices[key] = TiledMatrix(stored, self.cache, self._executor)
         return self._matrices[key]
 
     def decoded_bytes(self) -> int:

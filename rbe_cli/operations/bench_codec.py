@@ -139,9 +139,9 @@ def _measure(source: BenchSource, settings: Settings, bits: float, repeat: int) 
         folder = Folder.open(out)
         (layer,) = folder.manifest.layers
         (entry,) = layer.tensors
-        with folder.open_tensor(source.name) as stored:
-            snr = _error(source, stored).snr
-            decode = _decode_speed(stored, source.elements, settings.threads, repeat)
+        stored = folder.open_tensor(source.name)
+        snr = _error(source, stored).snr
+        decode = _decode_speed(stored, source.elements, settings.threads, repeat)
         coding, analyse_ns, encode = "none", None, None
         if entry.choice is not None:
             coding = entry.choice.name

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
 from rbe_cli.checkpoint.writer import write_safetensors
+from rbe_cli.codec.source import Bytes
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.settings import EXACT_BELOW
 
@@ -111,7 +112,7 @@ def of_checkpoint(checkpoint: Checkpoint, pattern: str | None, max_elements: int
     return sorted(sources, key=lambda source: -source.elements)
 
 
-def _cut(origin: str, info: TensorInfo, raw: NDArray[np.uint8], max_elements: int) -> BenchSource:
+def _cut(origin: str, info: TensorInfo, raw: Bytes, max_elements: int) -> BenchSource:
     per_row = info.elements // info.shape[0]
     rows = min(info.shape[0], max(1, max_elements // per_row))
     what = f"of {origin}" + (f", the first {rows} of {info.shape[0]} rows" if rows < info.shape[0] else "")

@@ -159,18 +159,18 @@ class _Decoding:
 
     def _bytes(self, pool: ThreadPoolExecutor, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor, in order, while threads decode what comes next."""
-        with self.folder.open_tensor(name) as stored:
-            trellis = stored.record.codec in LOSSY
-            ahead: deque[tuple[int, Future[tuple[NDArray[np.uint8], int]]]] = deque()
-            under_way = 0
-            for piece in stored.pieces():
-                ahead.append((piece.elements, pool.submit(_timed, piece)))
-                under_way += piece.elements
-                while under_way > _AHEAD:
-                    under_way -= ahead[0][0]
-                    yield self._collect(*ahead.popleft(), trellis)
-            while ahead:
+        stored = self.folder.open_tensor(name)
+        trellis = stored.record.codec in LOSSY
+        ahead: deque[tuple[int, Future[tuple[NDArray[np.uint8], int]]]] = deque()
+        under_way = 0
+        for piece in stored.pieces():
+            ahead.append((piece.elements, pool.submit(_timed, piece)))
+            under_way += piece.elements
+            while under_way > _AHEAD:
+                under_way -= ahead[0][0]
                 yield self._collect(*ahead.popleft(), trellis)
+        while ahead:
+            yield self._collect(*ahead.popleft(), trellis)
 
     def _collect(
         self, elements: int, future: Future[tuple[NDArray[np.uint8], int]], trellis: bool

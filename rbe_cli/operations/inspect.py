@@ -42,29 +42,26 @@ def inspect(path: Path) -> Inspected:
     manifest = Manifest.read(folder)
     parameters: dict[str, Parameters] = {}
     for layer in manifest.layers:
-        check_layer(folder, layer)
-        with LayerFile(folder / layer.file) as file:
-            parameters |= _parameters(file)
+        parameters |= _parameters(check_layer(folder, layer))
     size = (folder / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers)
     return Inspected(manifest, manifest.tensors, size, parameters)
 
 
 def _inspect_file(path: Path) -> Inspected:
-    with LayerFile(path) as file:
-        parameters = _parameters(file)
-        errors = {record.name: _recorded_error(file, record) for record in file.tensors if record.codec in LOSSY}
-        size = path.stat().st_size
-        entries = []
-        for record, own_size in zip(file.tensors, file.sizes(), strict=True):
-            rms, nrmse = errors.get(record.name, (0.0, 0.0))
-            method = SAME_AS + record.same_as if record.same_as else record.codec
-            entries.append(
-                TensorEntry(
-                    record.name, record.dtype, record.shape, method,
-                    own_size, rms * nrmse, nrmse, 0,
-                )
-            )  # fmt: skip
-    return Inspected(None, entries, size, parameters)
+    file = LayerFile(path)
+    parameters = _parameters(file)
+    errors = {record.name: _recorded_error(file, record) for record in file.tensors if record.codec in LOSSY}
+    entries = []
+    for record, own_size in zip(file.tensors, file.sizes(), strict=True):
+        rms, nrmse = errors.get(record.name, (0.0, 0.0))
+        method = SAME_AS + record.same_as if record.same_as else record.codec
+        entries.append(
+            TensorEntry(
+                record.name, record.dtype, record.shape, method,
+                own_size, rms * nrmse, nrmse, 0,
+            )
+        )  # fmt: skip
+    return Inspected(None, entries, file.size, parameters)
 
 
 def _parameters(file: LayerFile) -> dict[str, Parameters]:

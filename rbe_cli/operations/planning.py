@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -116,7 +115,7 @@ class Planner:
             for alike in heads.values():
                 first: dict[bytes, str] = {}
                 for plan in alike if len(alike) > 1 else []:
-                    name = first.setdefault(hashlib.sha256(self.raw(plan).data).digest(), plan.info.name)
+                    name = first.setdefault(self.raw(plan).sha256(), plan.info.name)
                     plan.same_as = name if name != plan.info.name else ""
 
     def _analyse(self, plan: Plan) -> None:

@@ -157,19 +157,19 @@ class _Job:
         raw = None if self.original is None else self.original[0].raw(self.original[1])
         ahead: deque[tuple[int, Future[tuple[int, metrics.Error]]]] = deque()
         under_way = at = 0
-        with self.folder.open_tensor(self.tensor.name) as stored:
-            self.trellis = stored.record.codec == "trellis"
-            for piece in stored.pieces():
-                size = (piece.elements * dtypes.BITS[self.tensor.dtype] + 7) // 8
-                part = None if raw is None else raw[at : at + size]
-                at += size
-                ahead.append((piece.elements, self.pool.submit(_check_piece, piece, part, self.tensor.dtype)))
-                under_way += piece.elements
-                while under_way > _AHEAD:
-                    under_way -= ahead[0][0]
-                    total += self._collect(*ahead.popleft())
-            while ahead:
+        stored = self.folder.open_tensor(self.tensor.name)
+        self.trellis = stored.record.codec == "trellis"
+        for piece in stored.pieces():
+            size = (piece.elements * dtypes.BITS[self.tensor.dtype] + 7) // 8
+            part = None if raw is None else raw[at : at + size]
+            at += size
+            ahead.append((piece.elements, self.pool.submit(_check_piece, piece, part, self.tensor.dtype)))
+            under_way += piece.elements
+            while under_way > _AHEAD:
+                under_way -= ahead[0][0]
                 total += self._collect(*ahead.popleft())
+        while ahead:
+            total += self._collect(*ahead.popleft())
         return total
 
     def _collect(self, elements: int, future: Future[tuple[int, metrics.Error]]) -> metrics.Error:

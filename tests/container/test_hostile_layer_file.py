@@ -36,8 +36,8 @@ def expect_refused(path: Path, data: bytes) -> None:
 
 def test_the_header_they_start_from_is_sound(tmp_path: Path) -> None:
     (tmp_path / "a.rbe").write_bytes(layer_bytes(entry(), [b"data"]))
-    with LayerFile(tmp_path / "a.rbe") as file:
-        assert file.tensors[0].shape == (4,)
+    file = LayerFile(tmp_path / "a.rbe")
+    assert file.tensors[0].shape == (4,)
 
 
 HOSTILE_VALUES: dict[str, Any] = {
@@ -171,7 +171,8 @@ def test_header_length_beyond_the_file_allocates_nothing(tmp_path: Path) -> None
 
 def test_wrong_chunk_checksum_is_found_when_the_chunk_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.rbe").write_bytes(layer_bytes(entry(), [b"data"], table=[(4, 123)]))
-    with LayerFile(tmp_path / "a.rbe") as file, pytest.raises(CorruptFile, match="checksum"):
+    file = LayerFile(tmp_path / "a.rbe")
+    with pytest.raises(CorruptFile, match="checksum"):
         list(file.chunks(file.tensors[0]))
 
 
@@ -200,8 +201,8 @@ def test_any_entry_is_read_or_refused(tmp_path: Path, fields: Any) -> None:
     path = tmp_path / "a.rbe"
     path.write_bytes(layer_bytes(canonical({"tensors": [fields]}), [b"data"]))
     try:
-        with LayerFile(path) as file:
-            (record,) = file.tensors
+        file = LayerFile(path)
+        (record,) = file.tensors
     except CorruptFile:
         return
     assert isinstance(record.name, str)
@@ -222,9 +223,9 @@ def test_random_mutations_with_the_checksum_repaired(tmp_path: Path, place: int,
     path = tmp_path / "a.rbe"
     path.write_bytes(bytes(data))
     try:
-        with LayerFile(path) as file:
-            assert sum(record.chunks for record in file.tensors) == 1
-            list(file.chunks(file.tensors[0]))
+        file = LayerFile(path)
+        assert sum(record.chunks for record in file.tensors) == 1
+        list(file.chunks(file.tensors[0]))
     except CorruptFile:
         pass
 

@@ -20,8 +20,8 @@ TENSORS = [
 
 
 def read_everything(path: Path) -> list[tuple[str, list[bytes]]]:
-    with LayerFile(path) as file:
-        return [(record.name, list(file.chunks(record))) for record in file.tensors]
+    file = LayerFile(path)
+    return [(record.name, list(file.chunks(record))) for record in file.tensors]
 
 
 def refused(path: Path, data: bytes) -> str:
@@ -38,12 +38,12 @@ def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "a.rbe"
     write_layer(path, TENSORS)
     assert read_everything(path) == [(tensor.name, tensor.chunks) for tensor in TENSORS]
-    with LayerFile(path) as file:
-        for record, tensor in zip(file.tensors, TENSORS, strict=True):
-            assert (record.dtype, record.shape, record.codec) == (tensor.dtype, tensor.shape, tensor.codec)
-            assert record.same_as == tensor.same_as
-            assert file.size_of(record) == tensor.size()
-        assert sum(file.size_of(record) for record in file.tensors) <= path.stat().st_size
+    file = LayerFile(path)
+    for record, tensor in zip(file.tensors, TENSORS, strict=True):
+        assert (record.dtype, record.shape, record.codec) == (tensor.dtype, tensor.shape, tensor.codec)
+        assert record.same_as == tensor.same_as
+        assert file.size_of(record) == tensor.size()
+    assert sum(file.size_of(record) for record in file.tensors) <= path.stat().st_size
     assert [p.name for p in tmp_path.iterdir()] == ["a.rbe"]
 
 

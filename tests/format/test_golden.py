@@ -18,10 +18,10 @@ def test_package_decodes_golden_folder(case: str) -> None:
     folder = Folder.open(GOLDEN / case, whole=True)
     assert set(folder.names()) == set(EXPECTED[case])
     for name, expected in EXPECTED[case].items():
-        with folder.open_tensor(name) as stored:
-            assert stored.record.codec == expected["codec"]
-            assert [stored.entry.dtype, list(stored.entry.shape)] == [expected["dtype"], expected["shape"]]
-            assert_expected(b"".join(piece.decode().tobytes() for piece in stored.pieces()), expected)
+        stored = folder.open_tensor(name)
+        assert stored.record.codec == expected["codec"]
+        assert [stored.entry.dtype, list(stored.entry.shape)] == [expected["dtype"], expected["shape"]]
+        assert_expected(b"".join(piece.decode().tobytes() for piece in stored.pieces()), expected)
 
 
 def test_every_golden_folder_is_expected() -> None:

@@ -21,8 +21,8 @@ def test_reference_decoder_agrees(case: str) -> None:
     for name, tensor in decoded.items():
         expected = EXPECTED[case][name]
         assert_expected(tensor.data, expected)
-        with folder.open_tensor(name) as stored:
-            data = b"".join(piece.decode().tobytes() for piece in stored.pieces())
+        stored = folder.open_tensor(name)
+        data = b"".join(piece.decode().tobytes() for piece in stored.pieces())
         if "sha256" in expected:
             assert tensor.data == data
         else:

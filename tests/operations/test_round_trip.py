@@ -157,8 +157,8 @@ def test_figures_are_those_of_the_files(tiny_source: Path, compressed: Path, tmp
     for layer in manifest.layers:
         size = (compressed / layer.file).stat().st_size
         assert layer.bytes == size == sum(tensor.bytes for tensor in layer.tensors)
-        with LayerFile(compressed / layer.file) as file:
-            assert [record.name for record in file.tensors] == [tensor.name for tensor in layer.tensors]
+        file = LayerFile(compressed / layer.file)
+        assert [record.name for record in file.tensors] == [tensor.name for tensor in layer.tensors]
     assert {p.name for p in compressed.glob("*.rbe")} == {layer.file for layer in manifest.layers}
     decode_to(compressed, tmp_path / "back")
     back, expected = read_tensors(tmp_path / "back"), read_tensors(tiny_source)
