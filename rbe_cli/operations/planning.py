@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbe_cli import dtypes, metrics
-from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
+from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.rate_control import Forecast, OwnGoal
@@ -92,7 +91,7 @@ class Planner:
             layers.setdefault(layer_of(plan.info.name), []).append(plan)
         return layers
 
-    def raw(self, plan: Plan) -> NDArray[np.uint8]:
+    def raw(self, plan: Plan) -> TensorBytes:
         """A tensor's bytes."""
         return self.checkpoint.shards[plan.shard].raw(plan.info)
 
