@@ -617,7 +617,7 @@ def decode_sparse(chunks: list[bytes], elements: int) -> Floats:
     check(len(chunks[0]) == 32, "first chunk of a sparse tensor")
     kind, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = struct.unpack("<BBBBHHfffQI", chunks[0])
     check(kind in (1, 2) and levels <= 16 * (kind == 2) and basis <= 1 and not zero and not zeros, "parameters")
-    check(1 <= block <= 1024 and 0 < step < math.inf, "parameters")
+    check(4 <= block <= 1024 and 0 < step < math.inf, "parameters")
     check(0 <= rms < math.inf and 0 <= nrmse < math.inf, "parameters")
     check(rows >= 1 and elements % rows == 0 and 1 <= height <= rows, "rows")
     check(height == rows or height % block == 0, "tile")

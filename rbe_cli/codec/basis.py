@@ -6,7 +6,8 @@ With x, y the column and row coordinate scaled to [-1, 1] and d = sqrt(x^2 + y^2
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,38 +17,48 @@ def _coordinate(n: int) -> NDArray[np.float64]:
     return np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
 
 
+def _functions(height: int, width: int) -> Iterator[NDArray[np.float64]]:
+    """The 8 functions one by one, float64[height, width]."""
+    y, x = np.meshgrid(_coordinate(height), _coordinate(width), indexing="ij")
+    pi = np.pi
+    yield np.ones_like(x)
+    d = np.sqrt(x * x + y * y)
+    yield d
+    yield d * d
+    yield np.cos(pi * x)
+    yield np.cos(pi * y)
+    yield np.cos(2 * pi * x)
+    yield np.cos(2 * pi * y)
+    yield np.cos(pi * x) * np.cos(pi * y)
+
+
 def functions(height: int, width: int) -> NDArray[np.float64]:
     """The 8 functions as they are, float64[8, height * width]."""
-    y, x = np.meshgrid(_coordinate(height), _coordinate(width), indexing="ij")
-    d = np.sqrt(x * x + y * y)
-    pi = np.pi
-    return np.stack(
-        [
-            np.ones_like(x), d, d * d, np.cos(pi * x), np.cos(pi * y), np.cos(2 * pi * x), np.cos(2 * pi * y),
-            np.cos(pi * x) * np.cos(pi * y),
-        ]
-    ).reshape(8, -1)  # fmt: skip
+    return np.stack(list(_functions(height, width))).reshape(8, -1)
 
 
-@cache
+# Few are kept: of a block of 1024 the functions take 64 MB, and a file may have blocks of a thousand sizes.
+@lru_cache(maxsize=2)
 def orthonormal(height: int, width: int) -> NDArray[np.float64]:
     """The same span, orthonormal, in the order of the functions (modified Gram-Schmidt, twice).
 
     float64[b, height * width]; functions that depend on those before them are left out, so b is at most 8.
     """
-    kept: list[NDArray[np.float64]] = []
-    for function in functions(height, width):
-        rest = function.copy()
+    kept = np.empty((8, height * width))
+    count = 0
+    for function in _functions(height, width):
+        rest = function.flatten()
         for _ in range(2):
-            for other in kept:
+            for other in kept[:count]:
                 rest -= other * np.dot(other, rest)
         norm = float(np.sqrt(np.dot(rest, rest)))
-        if norm > 1e-6 * np.sqrt(function.size):
-            kept.append(rest / norm)
-    return np.stack(kept)
+        if norm > 1e-6 * np.sqrt(rest.size):
+            np.divide(rest, norm, out=kept[count])
+            count += 1
+    return kept[:count]
 
 
-@cache
+@lru_cache(maxsize=8)
 def scan_order(height: int, width: int) -> NDArray[np.int32]:
     """Places u * width + v of a block by max(u, v), then u, then v: low frequencies first. int32[height * width]."""
     u, v = np.mgrid[:height, :width]

@@ -17,6 +17,9 @@ from rbe_cli.kernels import field as field_kernels
 #: Float32 constants of the format: 2^(i / 8).
 _EIGHTHS = np.array([2.0 ** (i / 8) for i in range(8)], np.float32)
 
+#: Entries of an axis that are worked on at once.
+_PIECE = 1 << 20
+
 
 def shaped(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Step exponents A = (shaping E + 8) >> 4 and class exponents E - A of an axis, int32[n] each.
@@ -32,6 +35,16 @@ def scales(exponents: NDArray[np.int32], live: NDArray[np.bool_]) -> NDArray[np.
     """2^(A / 8) in float32, 0 where nothing lives."""
     factor = np.ldexp(_EIGHTHS[exponents & 7], exponents >> 3).astype(np.float32)
     return np.where(live, factor, np.float32(0))
+
+
+def _classes_and_scales(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Class exponents and 2^(A / 8) of an axis, piece by piece: an axis may be as long as its tensor."""
+    classes, factors = np.empty(axis.exponents.size, np.int32), np.empty(axis.exponents.size, np.float32)
+    for at in range(0, classes.size, _PIECE):
+        part = slice(at, at + _PIECE)
+        steps, classes[part] = shaped(Axis(axis.exponents[part], axis.shift), shaping)
+        factors[part] = scales(steps, classes[part] != ZERO)
+    return classes, factors
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,12 @@ class Geometry:
     @classmethod
     def of(cls, parameters: Parameters, rows: Axis, columns: Axis) -> Geometry:
         """From what the first chunk says."""
-        row_steps, row_class = shaped(rows, parameters.row_shaping)
-        column_steps, column_class = shaped(columns, parameters.column_shaping)
+        row_class, row_scale = _classes_and_scales(rows, parameters.row_shaping)
+        column_class, column_scale = _classes_and_scales(columns, parameters.column_shaping)
         # A step no encoder writes may overflow; the weights are then infinite, as a file that says so deserves.
         with np.errstate(over="ignore", under="ignore"):
-            row_scale = np.float32(parameters.step) * scales(row_steps, row_class != ZERO)
-        return cls(row_class, column_class, row_scale, scales(column_steps, column_class != ZERO))
+            row_scale *= np.float32(parameters.step)
+        return cls(row_class, column_class, row_scale, column_scale)
 
     def scan(self, tile: Tile, parameters: Parameters) -> Scan:
         """The elements of a tile in coding order."""

@@ -162,10 +162,13 @@ def decode_axis(data: bytes, n: int) -> Axis:
     shift, marked = data[0] & 3, data[0] >> 2
     stored = decode_integers(data[1:], n + marked)
     dead = stored[1:] == stored[0] if marked else np.zeros(n, np.bool_)
-    stored = stored[marked:].astype(np.int64)
-    if np.abs(stored[~dead]).max(initial=0) > MAX_EXPONENT:
+    exponents = stored[marked:]
+    exponents[dead] = 0
+    if exponents.max(initial=0) > MAX_EXPONENT or exponents.min(initial=0) < -MAX_EXPONENT:
         raise Damage("scale field: exponent out of range")
-    return Axis(np.where(dead, ZERO, stored << shift).astype(np.int32), shift)
+    exponents <<= shift
+    exponents[dead] = ZERO
+    return Axis(exponents, shift)
 
 
 def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleField:

@@ -35,7 +35,7 @@ _DEAD_ZONE = 1.15
 _LEVERAGE = 1536
 _SHARPENINGS = 40
 _SHARPER = 0.6
-_LARGEST_BLOCK = 1024
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
 _MAX_INDEX = 1 << 28
@@ -329,7 +329,7 @@ def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float
         or zero
         or zeros
         or levels > 16 * (transform == _KINDS["dwt"])
-        or not 1 <= block <= _LARGEST_BLOCK
+        or not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK
     ):
         raise Damage("head of a sparse tensor asks for what this version does not have")
     if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):

@@ -67,8 +67,8 @@ class LowRank:
         at += used
         q, used = decode_side_matrix(data[at:], rank, columns)
         at += used
-        left = (p * np.exp2(-exponents / 8).astype(np.float32)).astype(np.float32)
-        return cls(left, q, data[:at]), at
+        p *= np.exp2(-exponents / 8).astype(np.float32)
+        return cls(p, q, data[:at]), at
 
     def subtract(self, w: NDArray[np.float32], top: int) -> None:
         """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""

@@ -1,11 +1,11 @@
-"""Check that a layer file is the one its manifest speaks of, by its header alone."""
+"""Check that the files of a folder are those its manifest speaks of, as far as can be told without reading them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rbe_cli.container.layer_file import LayerFile
-from rbe_cli.container.manifest import SAME_AS, LayerEntry
+from rbe_cli.container.manifest import CARRIED, SAME_AS, FileEntry, LayerEntry
 from rbe_cli.errors import CorruptFile
 
 
@@ -25,3 +25,14 @@ def check_layer(folder: Path, layer: LayerEntry) -> LayerFile:
     if claimed != held:
         raise CorruptFile(f"{path}: holds other tensors than the manifest says")
     return file
+
+
+def check_carried(folder: Path, entry: FileEntry) -> Path:
+    """Where a carried file is, which no link may lead to. Raises CorruptFile if it is missing or has another size."""
+    path = folder / CARRIED / entry.path
+    way = [path, *path.parents][: len(path.relative_to(folder).parts)]
+    if any(map(Path.is_symlink, way)) or not path.is_file():
+        raise CorruptFile(f"{path}: missing, or not a plain file")
+    if path.stat().st_size != entry.bytes:
+        raise CorruptFile(f"{path}: has another size than the manifest says")
+    return path

@@ -10,7 +10,8 @@ from typing import Any
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.manifest import CARRIED, NAME
+from rbe_cli.container.headers import check_carried
+from rbe_cli.container.manifest import NAME
 from rbe_cli.errors import CorruptFile, RBEError
 
 _MAX_JSON = 64 << 20
@@ -39,11 +40,10 @@ class ModelFiles:
         return cls(source, checkpoint=open_source(source))
 
     def file(self, relative: str) -> Path | None:
-        """A file beside the weights, such as `config.json`; None if there is none."""
+        """A file beside the weights, such as `config.json`; None if there is none. Raises CorruptFile."""
         if self.folder is not None:
-            carried = any(entry.path == relative for entry in self.folder.manifest.carried)
-            path = self.folder.path / CARRIED / relative
-            return path if carried and path.is_file() else None
+            entry = next((entry for entry in self.folder.manifest.carried if entry.path == relative), None)
+            return check_carried(self.folder.path, entry) if entry else None
         assert self.checkpoint is not None
         return next((path for path, name in self.checkpoint.carried if name == relative), None)
 

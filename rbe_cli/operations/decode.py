@@ -18,8 +18,9 @@ from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.container.atomic import atomic_folder, check_free
 from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.headers import check_carried
 from rbe_cli.container.layer_file import LOSSY
-from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, Manifest
+from rbe_cli.container.manifest import NAME, FileEntry, Manifest
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -123,14 +124,9 @@ def _check_output(folder: Path, out: Path, force: bool) -> None:
 
 
 def _restore(folder: Path, target: Path, entry: FileEntry) -> None:
-    """Copy a carried file of a folder and check that it is what the manifest says, reached by no link."""
-    path = folder / CARRIED / entry.path
-    way = [path, *path.parents][: len(path.relative_to(folder).parts)]
+    """Copy a carried file of a folder and check that it is what the manifest says."""
+    path = check_carried(folder, entry)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if any(map(Path.is_symlink, way)) or not path.is_file():
-        raise CorruptFile(f"{path}: missing, or not a plain file")
-    if path.stat().st_size != entry.bytes:
-        raise CorruptFile(f"{path}: has another size than the manifest says")
     shutil.copyfile(path, target)
     with target.open("rb") as handle:
         if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:

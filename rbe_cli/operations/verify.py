@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, Piece
-from rbe_cli.container.manifest import CARRIED, FileEntry, TensorEntry
+from rbe_cli.container.headers import check_carried
+from rbe_cli.container.manifest import FileEntry, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -72,7 +73,7 @@ def verify(
     progress.phase("checking", _stored_bytes(path))
     folder = Folder.open(path, whole=True, done=progress.advance)
     for file in folder.manifest.carried:
-        _check_carried(path / CARRIED / file.path, file)
+        _check_carried(path, file)
     originals = {} if original is None else _originals(original, folder)
     tensors = folder.manifest.tensors
     progress.phase("decoding", sum(tensor.elements for tensor in tensors))
@@ -102,9 +103,8 @@ def _stored_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
 
 
-def _check_carried(path: Path, entry: FileEntry) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise CorruptFile(f"{path}: missing, or not a plain file")
+def _check_carried(folder: Path, entry: FileEntry) -> None:
+    path = check_carried(folder, entry)
     with path.open("rb") as handle:
         if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:
             raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
