@@ -4,7 +4,8 @@ RBEError                    exit code 1: cannot do what was asked
 |-- UsageError              exit code 2: the wish itself is wrong
 |-- OverBudget              exit code 3: done, but a bound the user gave is broken
 |-- CorruptFile             exit code 4: truncated, damaged or hostile input
-    |-- Damage              the same from a stage that does not know which file it is reading
+|   |-- Damage              the same from a stage that does not know which file it is reading
+|-- Interrupted             exit code 130: stopped by the user, and what is finished is kept
 Each message is one line that names the file or tensor and says what to do.
 """
 
@@ -30,6 +31,12 @@ class OverBudget(RBEError):
     """What was asked is done and its figures are told, but a bound is broken."""
 
     exit_code = 3
+
+
+class Interrupted(RBEError):
+    """The user stopped it, and what is finished is kept."""
+
+    exit_code = 130
 
 
 class CorruptFile(RBEError):

@@ -111,9 +111,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def compress_to(source: Path, out: Path, *, force: bool = False, **wishes: Any) -> Compressed:
+def compress_to(
+    source: Path, out: Path, *, force: bool = False, resume: bool = False, progress: Any = None, **wishes: Any
+) -> Compressed:
     """`rbe compress` as a library call; `wishes` are the Settings."""
-    return compress(open_checkpoint(source), out, Settings(**{"jobs": 2} | wishes), force=force)
+    settings = Settings(**{"jobs": 2} | wishes)
+    return compress(open_checkpoint(source), out, settings, force=force, resume=resume, progress=progress)
 
 
 def decode_to(folder: Path, out: Path, **options: Any) -> Decoded:

@@ -5,6 +5,7 @@ Exit codes: 0 good, 1 cannot, 2 wrong usage, 3 over budget, 4 corrupt or hostile
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def _root(
 
 def main() -> None:
     """Run the command line. What goes wrong on purpose is one line on stderr and an exit code."""
+    # What a CI system sends first: clean up as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="rbe")
     except RBEError as error:

@@ -33,6 +33,13 @@ def command(
         typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; by default SOURCE's name + .rbe, here."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output rbe wrote before.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from what a killed run left, if source and settings are the same; when interrupted, keep it.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Forecast sizes and errors, and write nothing.")] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings as a preset file, and stop.")
@@ -75,7 +82,7 @@ def command(
     from rbe_cli.operations.compress import compress
 
     with progress_bar(status) as bar:
-        done = compress(checkpoint, out, settings, force=force, progress=bar)
+        done = compress(checkpoint, out, settings, force=force, resume=resume, progress=bar)
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
     figures = totals(tensors, done.size, tables.carried_bytes(done.manifest))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rbe_cli.errors import RBEError
+
+#: Names of outputs that are longer, in bytes, are shortened for the working folder.
+_LONGEST = 200
 
 
 @contextmanager
@@ -31,33 +36,82 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path, replace: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Path]:
     """A folder to fill that takes the place of `path` when all went well.
 
-    Raises RBEError if `path` is there and `replace` is not given. The folder before stays until the new one is
-    complete, and comes back if the last step fails.
+    It is in a working folder beside `path`, whose other files are the caller's. What a killed process left of that is
+    cleared away, unless `keep`: then it is there to go on with, and stays when this one fails, too.
+
+    Raises RBEError if `path` is there and `replace` is not given, or if another process is at it. The folder before
+    stays until the new one is complete, and comes back if the last step fails.
     """
     check_free(path, replace)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        check_free(path, replace)
-        if path.exists():
-            old = partial.with_suffix(".old")
-            path.rename(old)
+    with _working_folder(path) as work:
+        whole, old = work / "whole", work / "old"
+        if old.exists() and not path.exists():
+            # Killed between the last two steps.
+            old.rename(path)
+            check_free(path, replace)
+        if not keep:
+            _clear(work)
+        try:
+            whole.mkdir(exist_ok=True)
+            yield whole
+            check_free(path, replace)
+            if path.exists():
+                path.rename(old)
             try:
-                partial.rename(path)
+                whole.rename(path)
             except OSError:
-                old.rename(path)
+                if old.exists():
+                    old.rename(path)
                 raise
-            shutil.rmtree(old)
+        except BaseException:
+            if not keep:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work)
+
+
+@contextmanager
+def _working_folder(path: Path) -> Iterator[Path]:
+    """The folder `.NAME.partial`, locked as long as this process lives. Raises RBEError if another one has it."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = name[: _LONGEST // 4] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    work = path.with_name(f".{name}.partial")
+    while True:
+        work.mkdir(exist_ok=True)
+        if work.is_symlink() or work.stat().st_uid != os.geteuid():
+            raise RBEError(f"{work}: is not a folder of yours; remove it, or choose another output with -o")
+        handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _lock(handle, path)
+            # Whoever had it before may have removed it meanwhile.
+            if work.exists() and os.path.samestat(os.fstat(handle), work.stat()):
+                yield work
+                return
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RBEError(f"{path}: another rbe is writing it; wait for that one, or choose another output") from None
+    except OSError:
+        # Some network file systems have no locks.
+        return
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
         else:
-            partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            entry.unlink()
 
 
 def check_free(path: Path, replace: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ class TensorEntry:
     nrmse: float
     source: int
     choice: ChoiceEntry | None = None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> TensorEntry:
+        """The way back from `dataclasses.asdict`, through JSON."""
+        choice = value["choice"] and ChoiceEntry(**value["choice"])
+        return cls(**{**value, "shape": tuple(value["shape"]), "choice": choice})
 
     @property
     def elements(self) -> int:

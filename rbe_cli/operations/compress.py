@@ -16,6 +16,7 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import rate_control, tensor_codec, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
 from rbe_cli.container.atomic import atomic_folder, check_free
+from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
@@ -29,11 +30,14 @@ from rbe_cli.container.manifest import (
     TensorEntry,
 )
 from rbe_cli.container.names import file_names
-from rbe_cli.errors import RBEError
+from rbe_cli.errors import Interrupted, RBEError
+from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
+#: As the manifest names what wrote it.
+TOOL = f"rbe {__version__}"
 #: Elements that may be under way at once beyond the tensor that is being waited for.
 _AHEAD = 1 << 22
 
@@ -63,19 +67,63 @@ class Compressed:
 
 
 def compress(
-    checkpoint: Checkpoint, out: Path, settings: Settings, *, force: bool = False, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    out: Path,
+    settings: Settings,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Compress a checkpoint into the folder `out`, which appears when it is complete.
 
-    Raises RBEError if the output is there already or the size asked for is out of reach.
+    With `resume`, go on from what a killed run left, if the source and the settings are the same; the bytes are those
+    of a run that was never stopped.
+
+    Raises RBEError if the output is there already or the size asked for is out of reach; with `resume`, Interrupted
+    for KeyboardInterrupt.
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    _check_output(checkpoint, out, force)
-    with worker_threads(settings.threads) as pool, atomic_folder(out, replace=force) as folder:
-        job = _Job(checkpoint, settings, pool, folder, progress)
-        written = job.run()
+    with worker_threads(settings.threads) as pool:
+        sources = _fingerprints(checkpoint, pool)
+        finished = _finished(checkpoint, sources, out, settings) if resume else None
+        if finished is not None:
+            progress.note(f"{out} is complete already")
+            return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0)
+        _check_output(checkpoint, out, force)
+        try:
+            with atomic_folder(out, replace=force, keep=resume) as folder:
+                job = _Job(checkpoint, sources, settings, pool, folder, progress)
+                if resume and job.journal.fresh:
+                    progress.note(f"starting at the beginning: {job.journal.fresh}")
+                written = job.run()
+        except KeyboardInterrupt:
+            if resume:
+                raise Interrupted("interrupted; what is finished is kept, and the same command goes on") from None
+            raise
     return Compressed(written.manifest, written.size, time.perf_counter() - started, job.encode_ns, job.passes)
+
+
+def _fingerprints(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> tuple[SourceFile, ...]:
+    sums = pool.map(lambda shard: shard.sha256(), checkpoint.shards)
+    return tuple(
+        SourceFile(shard.relative, shard.size, sha256, shard.metadata)
+        for shard, sha256 in zip(checkpoint.shards, sums, strict=True)
+    )
+
+
+def _finished(
+    checkpoint: Checkpoint, sources: tuple[SourceFile, ...], out: Path, settings: Settings
+) -> _Written | None:
+    """What is in `out` if it is just what would be written."""
+    if not (out / NAME).is_file():
+        return None
+    manifest = Folder.open(out, whole=True).manifest
+    made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources)
+    if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources):
+        return None
+    return _Written(manifest, (out / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers))
 
 
 def _check_output(checkpoint: Checkpoint, out: Path, force: bool) -> None:
@@ -98,9 +146,16 @@ class _Job:
     """One compression under way."""
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: Settings, pool: ThreadPoolExecutor, folder: Path, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        sources: tuple[SourceFile, ...],
+        settings: Settings,
+        pool: ThreadPoolExecutor,
+        folder: Path,
+        progress: Progress,
     ) -> None:
         self.checkpoint = checkpoint
+        self.sources = sources
         self.settings = settings
         self.pool = pool
         self.folder = folder
@@ -108,19 +163,25 @@ class _Job:
         self.encode_ns: dict[str, float] = {}
         self.passes = 0
         self.planner = Planner(checkpoint, settings, pool, progress)
+        self.journal = Journal(
+            folder.with_name("journal"),
+            folder,
+            {
+                "source": [[file.path, file.bytes, file.sha256] for file in sources],
+                "set of settings": settings.recorded(),
+                "version of rbe": TOOL,
+            },
+        )
 
     def run(self) -> _Written:
         """Do it."""
-        self.sources = tuple(
-            SourceFile(shard.relative, shard.size, sha256, shard.metadata)
-            for shard, sha256 in zip(
-                self.checkpoint.shards, self.pool.map(lambda shard: shard.sha256(), self.checkpoint.shards), strict=True
-            )
-        )
         self.carried = tuple(self._carry())
         self.planner.plan()
         budget = self.planner.budget()
-        return self._encode(0.0) if budget is None else self._meet_size(budget)
+        if budget is not None:
+            return self._meet_size(budget)
+        self.passes = 1
+        return self._encode(0.0)
 
     # Meeting the size
 
@@ -130,34 +191,52 @@ class _Job:
         overhead = self.planner.overhead(len(self.sources) + len(self.carried))
         search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead)
         while True:
-            written = self._encode(search.multiplier)
-            if search.found(written.size):
-                return written
-            lossy = sum(
-                tensor.bytes for tensor in written.manifest.tensors if tensor.method in LOSSY and tensor.name in shared
+            multiplier = search.multiplier
+            self.passes += 1
+            size, lossy = self.journal.measured(multiplier) or (0, 0)
+            if not size or search.found(size):
+                written = self._encode(multiplier)
+                size = written.size
+                lossy = sum(t.bytes for t in written.manifest.tensors if t.method in LOSSY and t.name in shared)
+                self.journal.add_pass(multiplier, size, lossy)
+            self.progress.detail(
+                f"pass {self.passes}: step multiplier {multiplier:.6g}, {size:,} of {budget:,.0f} bytes"
             )
-            if not search.measured(written.size, lossy) or self.passes >= rate_control.MAX_PASSES:
+            if search.found(size):
+                return written
+            if not search.measured(size, lossy) or self.passes >= rate_control.MAX_PASSES:
                 break
         if search.best is None:
-            raise RBEError(self.planner.out_of_reach(written.size))
-        return written if written.size == search.best[0] else self._encode(search.best[1])
+            raise RBEError(self.planner.out_of_reach(size))
+        # What is there is of the last pass: if that is the best, every layer is kept.
+        return self._encode(search.best[1])
 
     # Encoding
 
     def _encode(self, multiplier: float) -> _Written:
         """Encode everything once and write it; `multiplier` is for the tensors without a goal of their own."""
-        self.passes += 1
-        self.progress.phase("encoding" if self.passes == 1 else f"encoding, pass {self.passes}", self.planner.elements)
         by_layer = self.planner.by_layer()
         files = file_names(by_layer)
-        encoded = self._encoded_tensors([plan for plans in by_layer.values() for plan in plans], multiplier)
+        kept = {layer: self.journal.layer(files[layer], multiplier) for layer in by_layer}
+        if not all(kept.values()):
+            name = "encoding" if self.passes == 1 else f"encoding, pass {self.passes}"
+            self.progress.phase(name, self.planner.elements)
+        encoded = self._encoded_tensors(
+            [plan for layer, plans in by_layer.items() if not kept[layer] for plan in plans], multiplier
+        )
         layers = []
         for layer, plans in by_layer.items():
-            tensors = [next(encoded) for _ in plans]
-            layers.append(self._write_layer(files[layer], plans, tensors))
+            entry = kept[layer]
+            if entry is None:
+                entry = self._write_layer(files[layer], plans, [next(encoded) for _ in plans])
+                self.journal.add_layer(multiplier, entry)
+            else:
+                self.progress.detail(f"{entry.file}: finished before")
+                self.progress.advance(sum(plan.info.elements for plan in plans))
+            layers.append(entry)
         layers = _with_errors_of_identical(layers)
         manifest = Manifest(
-            f"rbe {__version__}", self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
+            TOOL, self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
             self.sources, tuple(layers), self.carried,
         )  # fmt: skip
         size = manifest.write(self.folder)
@@ -253,6 +332,7 @@ class _Job:
         return LayerEntry(file, size, sha256, tuple(entries))
 
     def _carry(self) -> Iterator[FileEntry]:
+        shutil.rmtree(self.folder / CARRIED, ignore_errors=True)
         for path, relative in self.checkpoint.carried:
             target = self.folder / CARRIED / relative
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import __version__, dtypes, metrics
+from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, rate_control, trellis_codec
 from rbe_cli.codec.source import view_shape
@@ -17,7 +17,7 @@ from rbe_cli.container.layer_file import EncodedTensor
 from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
-from rbe_cli.operations.compress import choice_entry
+from rbe_cli.operations.compress import TOOL, choice_entry
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
@@ -95,7 +95,7 @@ class _Forecasting(Planner):
             size = sum(entry.bytes for entry in entries)
             layers.append(LayerEntry(files[layer], size, _SHA256, tuple(entries)))
         return Manifest(
-            f"rbe {__version__}", self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
+            TOOL, self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
             self.sources, tuple(layers), self.carried,
         )  # fmt: skip
 

@@ -136,6 +136,7 @@ class Planner:
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
+                self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
         self._progress.advance(info.elements)
 
     def _refine(self, plan: Plan) -> None:
@@ -204,3 +205,9 @@ def goal_multiplier(plan: Plan, shared: float) -> float:
     """The multiplier a tensor starts with: `shared`, or the one its own goal asks for."""
     goal = plan.own_goal
     return shared if goal is None else goal.first()
+
+
+def _choice_text(choice: Choice) -> str:
+    """What was chosen for a tensor, and what it beat: `klt +1.29 dB, then lowrank +0.20 dB`."""
+    text = f"{choice.name} {choice.gain_db:+.2f} dB" if choice.name != "none" else choice.name
+    return f"{text}, then {choice.runner_up} {choice.runner_up_db:+.2f} dB" if choice.runner_up else text

@@ -14,7 +14,7 @@ from typing import Any
 
 from rbe_cli import __version__, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
-from rbe_cli.container.manifest import ChoiceEntry, TensorEntry
+from rbe_cli.container.manifest import TensorEntry
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.figures import total_error
@@ -226,18 +226,13 @@ def _read(results: Path) -> dict[str, Point]:
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
-            tensors = tuple(map(_entry, value["point"].pop("tensors")))
+            tensors = tuple(map(TensorEntry.of, value["point"].pop("tensors")))
             known[str(value["key"])] = Point(**value["point"], tensors=tensors)
         except (ValueError, KeyError, TypeError, AttributeError):
             # A line cut short by a kill is the last one.
             if number < len(lines):
                 raise RBEError(f"{results}: line {number} is no sweep result; give another --results file") from None
     return known
-
-
-def _entry(value: dict[str, Any]) -> TensorEntry:
-    choice = value["choice"] and ChoiceEntry(**value["choice"])
-    return TensorEntry(**{**value, "shape": tuple(value["shape"]), "choice": choice})
 
 
 def _append(results: Path, key: str, point: Point) -> None:
