@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.layers.causal_model import Tokens
+from rbe_cli.layers.checkpoint_weights import CheckpointWeights
 from rbe_cli.layers.gpt2 import GPT2
+from rbe_cli.layers.gpt2_config import GPT2Config
 from rbe_cli.layers.model_files import ModelFiles
 
 #: Called with float32[n, inputs], the inputs of one weight for n tokens, before they are multiplied.
@@ -49,14 +52,25 @@ class ObservedModel(Protocol):
     def read(self, tokens: Tokens, observers: Mapping[str, Observer]) -> None:
         """Run int64[texts, positions] through the model; the weights named in `observers` call them."""
 
+    def altered(self, name: str, values: NDArray[np.float32]) -> AbstractContextManager[None]:
+        """Another value of a matrix, by the checkpoint's name, as long as one is inside."""
+
+    def answers(self, tokens: Tokens, first: int = 0) -> NDArray[np.float32]:
+        """What the model makes of int64[texts, positions]: logits of positions `first` on, float32[texts, positions -
+        first, vocabulary], or a vector of length 1 for each text, float32[texts, hidden].
+        """
+
 
 class ObservedGPT2:
     """The project's own GPT-2."""
 
     reads_lines = False
 
-    def __init__(self, model: GPT2) -> None:
-        self.model = model
+    def __init__(self, files: ModelFiles) -> None:
+        assert files.checkpoint is not None
+        self._weights = CheckpointWeights(files.checkpoint)
+        config = GPT2Config.from_json(files.json("config.json"), f"{files.name}: config.json")
+        self.model = GPT2(config, self._weights, files.name)
 
     @property
     def context(self) -> int:
@@ -77,11 +91,25 @@ class ObservedGPT2:
             for layer in self.model.linears.values():
                 layer.observer = None
 
+    @contextmanager
+    def altered(self, name: str, values: NDArray[np.float32]) -> Iterator[None]:
+        """Another value of a matrix as long as one is inside."""
+        matrix = self._weights.matrix(name)
+        before, matrix.values = matrix.values, values
+        try:
+            yield
+        finally:
+            matrix.values = before
+
+    def answers(self, tokens: Tokens, first: int = 0) -> NDArray[np.float32]:
+        """Logits, float32[texts, positions - first, vocabulary]."""
+        return self.model.logits(tokens, first)
+
 
 def observe(files: ModelFiles) -> ObservedModel:
     """The model of a checkpoint: GPT-2 by the project's own layers, anything else by transformers. Raises RBEError."""
     if files.json("config.json").get("model_type") == "gpt2":
-        return ObservedGPT2(GPT2.load(files))
+        return ObservedGPT2(files)
     # The first says what to install if torch is missing.
     from rbe_cli.layers.transformers_model import load_checkpoint  # isort: split
     from rbe_cli.calibration.observed_transformers import ObservedTransformers

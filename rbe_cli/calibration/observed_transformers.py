@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.pytorch_utils import Conv1D
 
 from rbe_cli.calibration.observed import Inputs, Observer
 from rbe_cli.layers.causal_model import Tokens
-from rbe_cli.layers.transformers_model import is_encoder, names_in
+from rbe_cli.layers.transformers_model import TransformersEncoder, TransformersModel, is_encoder, names_in
 
 
 class ObservedTransformers:
@@ -26,6 +28,9 @@ class ObservedTransformers:
 
     def __init__(self, model: Any, stored: set[str]) -> None:
         self.model = model
+        self._parameters = {
+            name: parameter for full, parameter in model.named_parameters() for name in names_in(model, full, stored)
+        }
         self.reads_lines = is_encoder(model.config)
         self._modules: dict[str, Any] = {}
         for module_name, module in model.named_modules():
@@ -56,6 +61,23 @@ class ObservedTransformers:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @contextmanager
+    def altered(self, name: str, values: NDArray[np.float32]) -> Iterator[None]:
+        """Another value of a matrix as long as one is inside."""
+        parameter = self._parameters[name]
+        before = parameter.data
+        parameter.data = torch.from_numpy(values)
+        try:
+            yield
+        finally:
+            parameter.data = before
+
+    def answers(self, tokens: Tokens, first: int = 0) -> NDArray[np.float32]:
+        """Logits, float32[texts, positions - first, vocabulary], or float32[texts, hidden] of an encoder."""
+        if self.reads_lines:
+            return TransformersEncoder(self.model).embed(tokens)
+        return TransformersModel(self.model).logits(tokens, first)
 
 
 def _hook(observer: Observer) -> Any:

@@ -10,10 +10,11 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import progress_bar, stdout
+from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 
 if TYPE_CHECKING:
     from rbe_cli.operations.calibrate import Calibrated
+    from rbe_cli.operations.sensitivity import Sensitivities
 
 
 @options.grouped
@@ -48,6 +49,14 @@ def command(
             "--moments", help="Also the second moments of each weight's inputs, n x n for n of them: for --feedback."
         ),
     ] = False,
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Also measure what the model loses when one matrix alone is coded at 3 bits, and write the bits each "
+            "should have: for rbe compress --overrides. Reads a fourth of the tokens once for each matrix.",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Threads; the last bits may depend on it.")
     ] = 1,
@@ -72,8 +81,18 @@ def command(
         done = calibrate(
             source, out, text=text, limit=tokens, context=context, moments=moments, threads=jobs, progress=bar
         )
+    found = None
+    if sensitivity is not None:
+        load_kernels(status)
+        from rbe_cli.operations.sensitivity import measure_sensitivity, write_overrides
+
+        with progress_bar(status) as bar:
+            found = measure_sensitivity(
+                source, text=text, limit=max(tokens // 4, 1), context=context, threads=jobs, progress=bar
+            )
+        write_overrides(sensitivity, found)
     if as_json:
-        tables.print_json(_document(source, out, done))
+        tables.print_json(_document(source, out, done, found))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("weight", overflow="fold")
@@ -87,12 +106,26 @@ def command(
     again = f", read {done.passes} times" if done.passes > 1 else ""
     console.print(f"{done.tokens:,} tokens{again}, {done.seconds:.1f} s")
     console.print(f"wrote {out}, {tables.size_text(done.bytes)}")
+    if found is not None:
+        tables.show(console, _sensitivity_table(found), markdown)
+        console.print(f"{found.tokens:,} tokens for each matrix; wrote {sensitivity}")
 
 
-def _document(source: str, out: Path, done: Calibrated) -> dict[str, Any]:
+def _sensitivity_table(found: Sensitivities) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"coded alone at {found.bits:g} bits", overflow="fold")
+    for column in ("weights", found.figure, "more bits"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in sorted(found.tensors, key=lambda one: -one.more_bits):
+        loss = f"{tables.number(one.loss.value, '.6f')} +- {tables.number(one.loss.error, '.6f')}"
+        table.add_row(tables.name_text(one.name), f"{one.elements:,}", loss, f"{one.more_bits:+.2f}")
+    return table
+
+
+def _document(source: str, out: Path, done: Calibrated, found: Sensitivities | None) -> dict[str, Any]:
     from rbe_cli.operations.figures import finite
 
-    return {
+    document = {
         "command": "calibrate",
         "source": source,
         "out": str(out),
@@ -110,3 +143,19 @@ def _document(source: str, out: Path, done: Calibrated) -> dict[str, Any]:
             for name, inputs in sorted(done.inputs.items())
         ],
     }
+    if found is not None:
+        document["sensitivity"] = {
+            "figure": found.figure,
+            "tokens": found.tokens,
+            "bits": found.bits,
+            "tensors": [
+                {
+                    "name": one.name,
+                    "loss": one.loss.value,
+                    "loss_error": finite(one.loss.error),
+                    "more_bits": one.more_bits,
+                }
+                for one in found.tensors
+            ],
+        }
+    return document

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rbe_cli.codec.parameters import CHOICES
-from rbe_cli.operations.presets import resolve
+from rbe_cli.operations.presets import read_overrides, resolve
 from rbe_cli.operations.settings import DEFAULT_BITS, EFFORT_STATES, Settings
 from rbe_cli.operations.sizes import parse_size
 
@@ -43,7 +44,14 @@ class EncoderOptions:
             _RATE,
             "--override",
             metavar="REGEX=GOAL",
-            text="For tensors that match: bits:6, nrmse:0.01, lossless or skip. Repeatable; the first match counts.",
+            text="For tensors that match: bits:6, bits:+0.5 (more than their share), nrmse:0.01, lossless or skip. "
+            "Repeatable; the first match counts.",
+        ),
+    ] = None
+    overrides_file: Annotated[
+        Path | None,
+        _option(
+            _RATE, "--overrides", metavar="FILE.toml", text="A file of them, as rbe calibrate --sensitivity writes it."
         ),
     ] = None
     preset: Annotated[
@@ -112,6 +120,8 @@ class EncoderOptions:
     def settings(self, jobs: int) -> Settings:
         """What they come to, over the preset. Raises UsageError."""
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(self).items()}
-        del given["preset"]
+        del given["preset"], given["overrides_file"]
+        if self.overrides_file is not None:
+            given["overrides"] = (given["overrides"] or ()) + read_overrides(self.overrides_file)
         given["size"] = None if self.size is None else parse_size(self.size)
         return resolve(self.preset, given | {"jobs": jobs})

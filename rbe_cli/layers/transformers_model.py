@@ -286,3 +286,34 @@ class TransformersText:
         self._past = out.past_key_values
         logits: NDArray[np.float32] = out.logits[0, -1].float().numpy()
         return logits
+
+
+class TransformersEncoder:
+    """A transformers encoder as an `Encoder`: a text's vector is the mean of its last hidden states, of length 1.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @classmethod
+    def load(cls, files: ModelFiles) -> TransformersEncoder:
+        """From a compressed folder, by `load_pretrained`, or from a checkpoint's folder, by transformers itself."""
+        if files.folder is not None:
+            return cls(load_pretrained(files.folder, torch.float32))
+        return cls(load_checkpoint(files))
+
+    @property
+    def context(self) -> int:
+        """Positions at most."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def embed(self, tokens: Tokens) -> NDArray[np.float32]:
+        """int64[texts, positions] -> float32[texts, hidden]."""
+        with torch.inference_mode():
+            hidden = self.model(torch.from_numpy(np.ascontiguousarray(tokens))).last_hidden_state
+            embedded: NDArray[np.float32] = torch.nn.functional.normalize(hidden.mean(1).float(), dim=1).numpy()
+        return embedded

@@ -29,7 +29,7 @@ from rbe_cli.operations.progress import Progress, Silent
 
 DEFAULT_TOKENS = 16384
 #: Windows are no longer than this by default, whatever the model could read.
-_LONGEST = 1024
+LONGEST = 1024
 #: Sums of second moments that are held at once, in bytes; one matrix alone may be larger.
 MOMENTS_AT_ONCE = 1 << 30
 
@@ -107,7 +107,7 @@ def calibrate(
         raise UsageError(f"{source}: is compressed already; calibrate the original")
     text = text or default_text(source)
     model = observe(files)
-    batches = calibration_batches(files, model, text, limit, min(context or _LONGEST, model.context))
+    batches = calibration_batches(files, model, text, limit, min(context or LONGEST, model.context))
     run = _Run(model, batches, progress)
     with math_threads(threads):
         mean_squares = run.mean_squares()

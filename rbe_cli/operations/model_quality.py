@@ -144,6 +144,23 @@ def compare(
     `context` is the window, by default the smaller of the models' contexts. Raises RBEError if the models do not
     belong together or the text does not to them.
     """
+    sums, counts = score(reference, compressed, tokens, context=context, progress=progress)
+    estimates = [Estimate.of_windows(sums[:, i], counts) for i in range(sums.shape[1])]
+    return Quality(tokens.size - 1, len(counts), *estimates)
+
+
+def score(
+    reference: CausalModel,
+    compressed: CausalModel,
+    tokens: Tokens,
+    *,
+    context: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What `compare` makes its estimates of: sums over the tokens of each window, and how many tokens those are.
+
+    float64[windows, 5], of both losses, their difference, KL and agreements, and float64[windows]. Raises RBEError.
+    """
     progress = progress or Silent()
     if reference.vocabulary != compressed.vocabulary:
         raise RBEError(
@@ -165,10 +182,24 @@ def compare(
         p, q = reference.logits(read, first), compressed.logits(read, first)
         rows += [_figures(p[i], q[i], targets[i]) for i in range(len(batch))]
         progress.advance(targets.size)
-    sums = np.stack(rows)
-    counts = np.array([window.end - window.first for window in cut], np.float64)
-    estimates = [Estimate.of_windows(sums[:, i], counts) for i in range(sums.shape[1])]
-    return Quality(tokens.size - 1, len(cut), *estimates)
+    return np.stack(rows), np.array([window.end - window.first for window in cut], np.float64)
+
+
+def divergence(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
+    """KL(p || q) in nats, summed over positions, of float32[positions, vocabulary] logits."""
+    height = max(1, _DOUBLES // p.shape[1])
+    total = 0.0
+    for top in range(0, len(p), height):
+        log_p, log_q = (_log_softmax(logits[top : top + height]) for logits in (p, q))
+        total += float(np.einsum("ij,ij->", np.exp(log_p), log_p - log_q))
+    return total
+
+
+def turned(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
+    """1 - cosine of two embeddings of each text, float32[texts, hidden] each: float64[texts]."""
+    a, b = p.astype(np.float64), q.astype(np.float64)
+    cosine: NDArray[np.float64] = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return 1 - cosine
 
 
 def _batches(cut: list[Window], vocabulary: int) -> Iterator[list[Window]]:

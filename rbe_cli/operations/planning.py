@@ -140,9 +140,9 @@ class Planner:
         self._progress.advance(info.elements)
 
     def _refine(self, plan: Plan) -> None:
-        """Give a small table of tokens, which the whole model speaks through, a finer step than its size earns it."""
+        """Give a tensor a finer step than its size earns it: a small table of tokens, or what an override says."""
         factor = self.settings.finer(plan.info.name, plan.info.elements / self.elements)
-        if plan.goal.kind == "shared" and plan.choice and isinstance(plan.choice.analysis, Analysis) and factor > 1:
+        if plan.goal.kind == "shared" and plan.choice and isinstance(plan.choice.analysis, Analysis) and factor != 1:
             plan.choice = replace(plan.choice, analysis=plan.choice.analysis.finer(factor))
 
     def _wish(self, plan: Plan) -> Wish:

@@ -47,6 +47,17 @@ def read_preset(preset: str) -> dict[str, Any]:
     return {key: _value(key, value, kinds[key], path) for key, value in values.items()}
 
 
+def read_overrides(path: Path) -> tuple[str, ...]:
+    """The `overrides` of a TOML file, in order. Raises UsageError, or RBEError if it cannot be read."""
+    values = read_toml(path)
+    for key in values:
+        if key != "overrides":
+            raise unknown_key(key, ["overrides"], str(path))
+    overrides = _value("overrides", values.get("overrides"), tuple[str, ...], path)
+    assert isinstance(overrides, tuple)
+    return overrides
+
+
 def _keys() -> list[str]:
     """Names of the settings, without those a machine decides."""
     return [item.name for item in fields(Settings) if item.init and item.name != "jobs"]

@@ -24,6 +24,8 @@ _UNSHAPED = re.compile(r"embed|(^|\.)(wte|wpe|lm_head|tok_emb|pos_emb|shared)(\.
 _TOKENS = re.compile(r"(^|\.)(wte|lm_head|tok_emb|embed_tokens|word_embeddings|shared|embed_out)(\.|$)", re.IGNORECASE)
 _SMALL_SHARE, _FINER = 1 / 16, 4.0
 _BLOCKS = range(4, 1025)
+#: Kind of an override of so many bits more or less than the tensor's part of the whole.
+_MORE = "more bits"
 
 
 class Goal(NamedTuple):
@@ -76,7 +78,8 @@ class Settings:
         Without a coded residual, coefficients below this times the RMS are not stored.
     overrides : tuple of str
         `REGEX=GOAL` for tensors whose name the expression matches (the first that does): `bits:6`, `nrmse:0.01`,
-        `lossless`, or `skip` (left exactly as it is, not even entropy-coded).
+        `bits:+0.5` (a step finer by a factor 2^0.5 than the others' share would be), `lossless`, or `skip` (left
+        exactly as it is, not even entropy-coded).
     include, exclude : tuple of str
         Regular expressions: only tensors whose name one of `include` finds, and none of `exclude`, are approximated;
         the others are kept exactly. No `include` is all.
@@ -148,16 +151,23 @@ class Settings:
 
     def goal(self, name: str, rms: float) -> Goal:
         """What is asked of one tensor: its override, or the wish for all."""
-        for pattern, goal in self._overrides:
-            if pattern.search(name):
-                return goal
+        override = self._override(name)
+        more = 0.0
+        if override is not None:
+            if override.kind != _MORE:
+                return override
+            more = override.value
         if self.lossless or not self._chosen(name):
             return EXACT
         if self.nrmse is not None:
-            return Goal("nrmse", self.nrmse)
+            return Goal("nrmse", min(self.nrmse / 2**more, 1.0))
         if self.rmse is not None:
-            return Goal("nrmse", min(self.rmse / rms, 1.0)) if rms else EXACT
+            return Goal("nrmse", min(self.rmse / 2**more / rms, 1.0)) if rms else EXACT
         return Goal("shared")
+
+    def _override(self, name: str) -> Goal | None:
+        """The goal of the first override that matches."""
+        return next((goal for pattern, goal in self._overrides if pattern.search(name)), None)
 
     def _chosen(self, name: str) -> bool:
         """Whether `include` and `exclude` let a tensor be approximated."""
@@ -173,8 +183,12 @@ class Settings:
         """By what factor the step of a tensor is smaller than the others', for its name and share of all weights.
 
         Under `balanced`, tables of tokens and output heads that are a small part of the model: on mini-gpt2 at 4 bits,
-        the tied table of 3 % of the weights made two thirds of the KL divergence (`make bench-model`).
+        the tied table of 3 % of the weights made two thirds of the KL divergence (`make bench-model`). An override
+        like `bits:+0.5` says it instead.
         """
+        override = self._override(name)
+        if override is not None and override.kind == _MORE:
+            return float(2**override.value)
         if self.objective == "balanced" and share <= _SMALL_SHARE and _TOKENS.search(name):
             return _FINER
         return 1.0
@@ -205,9 +219,13 @@ def parse_override(text: str) -> tuple[re.Pattern[str], Goal]:
         value = 0.0
     if equals and pattern and kind in ("lossless", "skip") and not colon:
         return compiled, Goal(kind)
-    limits = {"bits": (0.03, 32.0), "nrmse": (1e-5, 1.0)}.get(kind)
+    if kind == "bits" and number.startswith(("+", "-")):
+        kind = _MORE
+    limits = {"bits": (0.03, 32.0), _MORE: (-16.0, 16.0), "nrmse": (1e-5, 1.0)}.get(kind)
     if not (equals and pattern and colon and limits):
-        raise UsageError(f"--override {text!r}: write REGEX=bits:6, REGEX=nrmse:0.01, REGEX=lossless or REGEX=skip")
+        raise UsageError(
+            f"--override {text!r}: write REGEX=bits:6, REGEX=bits:+0.5, REGEX=nrmse:0.01, REGEX=lossless or REGEX=skip"
+        )
     _within(f"--override {text!r}: {kind}", value, *limits)
     return compiled, Goal(kind, value)
 

@@ -16,7 +16,6 @@ from rbe_cli.calibration.batches import spread
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.calibration.observed import ObservedGPT2
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
-from rbe_cli.layers.gpt2 import GPT2
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations import calibrate as operation
 from rbe_cli.operations.calibrate import calibrate
@@ -30,7 +29,7 @@ from tests.synthetic import read_tensors
 def inputs_seen(source: Path, text: Path, context: int) -> dict[str, np.ndarray]:
     """Every input of every weight, float32[tokens, channels]."""
     files = ModelFiles.open(str(source))
-    model = ObservedGPT2(GPT2.load(files))
+    model = ObservedGPT2(files)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in model.inputs()}
     tokens = read_text(files, text, None).tokens
     for begin in range(0, tokens.size, context):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.calibrate import calibrate
+from rbe_cli.operations.sensitivity import measure_sensitivity
+from rbe_cli.operations.settings import Settings
 from tests.naive import second_moments
 from tests.synthetic import read_tensors
 
@@ -38,8 +41,8 @@ def bert(folder: Path) -> Path:
     torch.manual_seed(0)
     words = ["[UNK]", "[CLS]", "[SEP]", "In", "the", "beginning", "line", "of", "words", "and", "more"]
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
-        max_position_embeddings=16,
+        vocab_size=len(words), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=3,
+        max_position_embeddings=16, initializer_range=0.2,
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
@@ -95,7 +98,7 @@ def test_an_encoder_reads_lines(tmp_path: Path, text: Path) -> None:
     lines = text.read_text().splitlines()
     assert done.tokens == sum(min(16, 2 + len(line.replace(",", " ,").replace(".", " .").split())) for line in lines)
     query = "encoder.layer.0.attention.self.query.weight"
-    found = read_importance(tmp_path / "i.safetensors").mean_square(query, (24, 24))
+    found = read_importance(tmp_path / "i.safetensors").mean_square(query, (48, 48))
     assert found is not None
     assert found[0] == 1
     assert len(done.mean_squares) == 13
@@ -116,3 +119,13 @@ def test_a_compressed_encoder_becomes_a_model(tmp_path: Path) -> None:
         got = load_pretrained(tmp_path / "m.rbe")(ids).last_hidden_state
     assert ModelFiles.open(str(tmp_path / "m.rbe")).folder is not None
     assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("make", [lambda folder: llama(folder, tied=True), bert])
+def test_sensitivity(tmp_path: Path, text: Path, make: Callable[[Path], Path]) -> None:
+    source = make(tmp_path / "model")
+    found = measure_sensitivity(str(source), text=text, limit=300, settings=Settings(bits=8.0))
+    matrices = {name for name, w in read_tensors(source).items() if w.ndim == 2 and w.size >= 1024}
+    assert {tensor.name for tensor in found.tensors} == matrices
+    # The pooler is no part of an embedding.
+    assert all(tensor.loss.value > 1e-7 for tensor in found.tensors if "pooler" not in tensor.name)
