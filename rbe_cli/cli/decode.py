@@ -24,10 +24,7 @@ def command(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")] = False,
-    max_decoded_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Refuse to write more.  \\[default: 4GB, or 4000 times the folder]"),
-    ] = None,
+    max_decoded_size: options.MaxDecodedSize = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
 ) -> None:

@@ -28,6 +28,10 @@ Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag o
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, fit for a pull request.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Threads; 0 is one per core. Same bytes for any.")]
+MaxDecodedSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GB, or 4000 times the folder]"),
+]
 Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the small exact ones too.")]
 
 

@@ -13,6 +13,7 @@ from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.settings import Settings
+from rbe_cli.operations.sizes import parse_size
 
 if TYPE_CHECKING:
     from rbe_cli.operations.verify import Verified
@@ -26,6 +27,7 @@ def command(
         str | None,
         typer.Option(metavar="ORIGINAL", help="The checkpoint it was made from; the errors are then measured anew."),
     ] = None,
+    max_decoded_size: options.MaxDecodedSize = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
     markdown: options.Markdown = False,
@@ -41,6 +43,7 @@ def command(
 
       rbe verify mini.rbe --against mini-gpt2
     """
+    limit = None if max_decoded_size is None else parse_size(max_decoded_size)
     settings = Settings(jobs=jobs)
     original = None
     if against is not None:
@@ -51,7 +54,7 @@ def command(
     from rbe_cli.operations.verify import verify
 
     with progress_bar(status) as bar:
-        done = verify(path, original, threads=settings.threads, progress=bar)
+        done = verify(path, original, threads=settings.threads, max_decoded=limit, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
     if as_json:
         tables.print_json(_document(path, against, done, speed))

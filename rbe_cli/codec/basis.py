@@ -37,13 +37,24 @@ def functions(height: int, width: int) -> NDArray[np.float64]:
     return np.stack(list(_functions(height, width))).reshape(8, -1)
 
 
-# Few are kept: of a block of 1024 the functions take 64 MB, and a file may have blocks of a thousand sizes.
-@lru_cache(maxsize=2)
+#: The set that was asked for last: of a block of 1024 it takes 64 MB, and a file may have blocks of a thousand sizes.
+_latest: dict[tuple[int, int], NDArray[np.float64]] = {}
+
+
 def orthonormal(height: int, width: int) -> NDArray[np.float64]:
-    """The same span, orthonormal, in the order of the functions (modified Gram-Schmidt, twice).
+    """The same span, orthonormal, in the order of the functions.
 
     float64[b, height * width]; functions that depend on those before them are left out, so b is at most 8.
     """
+    found = _latest.get((height, width))
+    if found is None:
+        _latest.clear()
+        found = _latest[height, width] = _orthonormalised(height, width)
+    return found
+
+
+def _orthonormalised(height: int, width: int) -> NDArray[np.float64]:
+    """By modified Gram-Schmidt, twice."""
     kept = np.empty((8, height * width))
     count = 0
     for function in _functions(height, width):
@@ -58,7 +69,7 @@ def orthonormal(height: int, width: int) -> NDArray[np.float64]:
     return kept[:count]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def scan_order(height: int, width: int) -> NDArray[np.int32]:
     """Places u * width + v of a block by max(u, v), then u, then v: low frequencies first. int32[height * width]."""
     u, v = np.mgrid[:height, :width]

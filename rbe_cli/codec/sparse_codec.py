@@ -67,11 +67,6 @@ class SparseForm:
             for left in range(tile.left, tile.right, b)
         ]
 
-    def functions(self, block: Tile) -> NDArray[np.float64]:
-        """Orthonormal basis functions of a block, float64[b, area]; none if the form has none."""
-        height, width = block.bottom - block.top, block.right - block.left
-        return orthonormal(height, width) if self.with_basis else np.zeros((0, height * width))
-
     def transform(self) -> Blockwise:
         """The transform of its blocks."""
         return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
@@ -308,13 +303,20 @@ class SparseDecoder:
             first += area
         w = self._transform.inverse(y)
         if self.form.with_basis:
-            for block, shape, own in zip(blocks, shapes, weights, strict=True):
-                b = self.form.functions(block)
-                smooth = (own[: b.shape[0]] * np.float64(self.step)) @ b
-                w[block.top - tile.top : block.bottom - tile.top, block.left : block.right] += smooth.reshape(
-                    shape
-                ).astype(np.float32)
+            self._add_functions(tile, blocks, weights, w)
         return w
+
+    def _add_functions(
+        self, tile: Tile, blocks: list[Tile], weights: NDArray[np.int32], w: NDArray[np.float32]
+    ) -> None:
+        """Add what the basis functions make of the blocks; those of one shape together, since one set is held."""
+        for shape in dict.fromkeys((block.bottom - block.top, block.right - block.left) for block in blocks):
+            b = orthonormal(*shape)
+            for block, own in zip(blocks, weights, strict=True):
+                if (block.bottom - block.top, block.right - block.left) == shape:
+                    smooth = (own[: b.shape[0]] * np.float64(self.step)) @ b
+                    part = w[block.top - tile.top : block.bottom - tile.top, block.left : block.right]
+                    part += smooth.reshape(shape).astype(np.float32)
 
 
 def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float, float]:

@@ -161,7 +161,7 @@ def effective_levels(levels: int, block: int) -> int:
     return min(levels, max(block.bit_length() - 1, 0))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def dct_matrix(n: int) -> NDArray[np.float32]:
     """DCT-II, orthonormal: row u is c_u cos(pi (2 i + 1) u / (2 n)). float32[n, n]."""
     u, i = np.mgrid[:n, :n]
@@ -170,7 +170,7 @@ def dct_matrix(n: int) -> NDArray[np.float32]:
     return np.asarray(matrix, np.float32)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def dwt_matrix(n: int, levels: int) -> NDArray[np.float32]:
     """Wavelet transform by the 4-tap filters of Daubechies (1988), periodic, orthonormal. float32[n, n].
 

@@ -19,7 +19,7 @@ from rbe_cli import dtypes
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.tensor_codec import Decoder
 from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.container.headers import check_layer
+from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError, located
@@ -133,13 +133,20 @@ class Folder:
         }
 
     @classmethod
-    def open(cls, path: Path, whole: bool = False, done: Callable[[int], None] | None = None) -> Folder:
+    def open(
+        cls,
+        path: Path,
+        whole: bool = False,
+        max_decoded: int | None = None,
+        done: Callable[[int], None] | None = None,
+    ) -> Folder:
         """Open a folder and check it; with `whole`, every byte of it against its SHA-256.
 
-        `done` is told the size of each layer file as it has been checked. Raises RBEError if there is no manifest,
-        CorruptFile if anything is damaged.
+        `max_decoded` bounds what it may claim to decode to; None is what is plausible. `done` is told the size of each
+        layer file as it has been checked. Raises RBEError if there is no manifest, CorruptFile if anything is damaged.
         """
         manifest = Manifest.read(path)
+        check_claims(path, manifest, max_decoded)
         files = []
         for layer in manifest.layers:
             files.append(check_layer(path, layer))

@@ -5,8 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbe_cli.container.layer_file import LayerFile
-from rbe_cli.container.manifest import CARRIED, SAME_AS, FileEntry, LayerEntry
+from rbe_cli.container.manifest import CARRIED, SAME_AS, FileEntry, LayerEntry, Manifest
 from rbe_cli.errors import CorruptFile
+
+#: A folder may claim to decode to this much, or PLAUSIBLE times its own size, whichever is more.
+DEFAULT_LIMIT = 4 << 30
+PLAUSIBLE = 4000
+
+
+def check_claims(folder: Path, manifest: Manifest, limit: int | None = None) -> None:
+    """Compare what a folder claims to decode to with `limit` bytes, or what is plausible. Raises CorruptFile."""
+    claimed = sum(tensor.source_bytes for tensor in manifest.tensors)
+    stored = sum(layer.bytes for layer in manifest.layers)
+    allowed = max(DEFAULT_LIMIT, PLAUSIBLE * stored) if limit is None else limit
+    if claimed > allowed:
+        raise CorruptFile(
+            f"{folder}: claims to decode to {claimed:,} bytes, more than the {allowed:,} allowed; "
+            "if you trust it, allow that with --max-decoded-size"
+        )
 
 
 def check_layer(folder: Path, layer: LayerEntry) -> LayerFile:

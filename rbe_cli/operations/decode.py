@@ -24,9 +24,6 @@ from rbe_cli.container.manifest import NAME, FileEntry, Manifest
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
-#: A folder may claim this much, or PLAUSIBLE times its own size, whichever is more, unless the caller allows more.
-DEFAULT_LIMIT = 4 << 30
-PLAUSIBLE = 4000
 #: Elements that may be decoded ahead of the one being written.
 _AHEAD = 1 << 21
 
@@ -72,9 +69,9 @@ def decode(
     progress = progress or Silent()
     started = time.perf_counter()
     manifest = Manifest.read(folder)
-    _check_claims(folder, manifest, max_decoded)
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
-    job = _Decoding(Folder.open(folder, whole=True, done=progress.advance), progress)
+    opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance)
+    job = _Decoding(opened, progress)
     progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:
         if out.name.endswith(SUFFIX):
@@ -100,17 +97,6 @@ def decode(
         manifest, files, sum(t.source_bytes for t in tensors), sum(t.elements for t in tensors),
         time.perf_counter() - started, job.nanoseconds, job.trellis_elements,
     )  # fmt: skip
-
-
-def _check_claims(folder: Path, manifest: Manifest, limit: int | None) -> None:
-    claimed = sum(tensor.source_bytes for tensor in manifest.tensors)
-    stored = sum(layer.bytes for layer in manifest.layers)
-    allowed = max(DEFAULT_LIMIT, PLAUSIBLE * stored) if limit is None else limit
-    if claimed > allowed:
-        raise CorruptFile(
-            f"{folder}: claims to decode to {claimed:,} bytes, more than the {allowed:,} allowed; "
-            "if you trust it, allow that with --max-decoded-size"
-        )
 
 
 def _check_output(folder: Path, out: Path, force: bool) -> None:

@@ -60,7 +60,12 @@ class Verified:
 
 
 def verify(
-    path: Path, original: Checkpoint | None = None, *, threads: int = 1, progress: Progress | None = None
+    path: Path,
+    original: Checkpoint | None = None,
+    *,
+    threads: int = 1,
+    max_decoded: int | None = None,
+    progress: Progress | None = None,
 ) -> Verified:
     """Check every byte of a folder and decode everything in it, without keeping or writing it.
 
@@ -71,7 +76,7 @@ def verify(
     progress = progress or Silent()
     started = time.perf_counter()
     progress.phase("checking", _stored_bytes(path))
-    folder = Folder.open(path, whole=True, done=progress.advance)
+    folder = Folder.open(path, whole=True, max_decoded=max_decoded, done=progress.advance)
     for file in folder.manifest.carried:
         _check_carried(path, file)
     originals = {} if original is None else _originals(original, folder)
