@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from rbe_cli.codec import scale_field, tables
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.parameters import SIZE
-from rbe_cli.codec.scale_field import ZERO, ScaleField
+from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, ScaleField
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import Grid
+from rbe_cli.kernels.field import sweep
 from rbe_cli.kernels.rans import LANES
 
 _SAMPLE_ROWS = 96
@@ -76,21 +77,25 @@ class Analysis:
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step, from what the tables say of Gaussian (or Laplace) weights."""
-        family = tables.family(self.family)
-        c = self._centres(step)
-        raw = np.maximum(c - tables.CLASSES, 0) / 8
-        bits = np.interp(np.clip(c, 1, tables.CLASSES), np.arange(1, tables.CLASSES + 1), family.bits[1:]) + raw
+        bits = tables.family(self.family).bits_at(self._centres(step))
         return float(bits @ self.elements) / 8 + self.side_bytes
+
+    def misfit(self) -> float:
+        """Bits per weight that the forecast leaves out.
+
+        The weights' mean square in units of their sigma is not quite 1, since sigma0 comes from a sample, and a code
+        for Gaussian weights takes log2(e) / 2 bits more for each 1 more.
+        """
+        column_weight = _inverse_power(self.field.columns)
+        row_power, total = np.zeros(self.matrix.rows), np.zeros(self.matrix.columns)
+        for top, band in self.matrix.bands():
+            sweep(band, column_weight, row_power[top : top + len(band)], total)
+        power = float(row_power @ _inverse_power(self.field.rows)) / 4.0**self.field.log_sigma0
+        return float(power / self.elements.sum() - 1) / (2 * math.log(2))
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        family = tables.family(self.family)
-        c = self._centres(step)
-        log_d = np.interp(
-            np.clip(c, 1, tables.CLASSES), np.arange(1, tables.CLASSES + 1), np.log2(family.distortion[1:])
-        )
-        log_d += np.minimum(c - 1, 0) / 4
-        return float(np.exp2(log_d) @ self.weights) * step * step
+        return float(tables.family(self.family).distortion_at(self._centres(step)) @ self.weights) * step * step
 
 
 def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: bool) -> Analysis | None:
@@ -131,6 +136,10 @@ def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: b
         matrix, field, family, row_shaping, column_shaping, unit, energy, rms, largest / smallest_factor,
         first, elements, weights, side_bytes,
     )  # fmt: skip
+
+
+def _inverse_power(axis: Axis) -> NDArray[np.float64]:
+    return np.where(axis.exponents == ZERO, 0.0, np.exp2(-axis.exponents.clip(-MAX_EXPONENT) / 4))
 
 
 def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:

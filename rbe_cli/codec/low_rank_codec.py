@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import STEP_POWER, LowRank, encode_low_rank, leading
+from rbe_cli.codec.structure import STEP_POWER, Factors, LowRank, encode_low_rank
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.errors import Damage
@@ -42,14 +42,15 @@ class LowRankAnalysis:
         self.energy = energy
         self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
         count = min(_MOST, max(1, min(matrix.rows, matrix.columns) // 2))
-        self._values, self._vectors = leading(matrix.band(0, matrix.rows), count)
-        self.largest = float(self._values[0])
+        flat = np.ones(matrix.rows), np.ones(matrix.columns)
+        self._factors = Factors(matrix.band(0, matrix.rows), count, *flat)
+        self.largest = float(self._factors.values[0])
 
     def _components(self, step: float) -> tuple[int, float, float]:
         """How many components are kept, their bits, and the squared error of all."""
         m, n = self.matrix.rows, self.matrix.columns
         power = STEP_POWER * step * step
-        squares = self._values**2
+        squares = self._factors.values**2
         bits = np.zeros(squares.size)
         for size in (m, n):
             rate = np.maximum(0.5 * np.log2(np.maximum(squares / size / power, 1e-30)), 0) + _OVERHEAD
@@ -73,7 +74,7 @@ class LowRankAnalysis:
         started = time.thread_time_ns()
         rank = max(self._components(step)[0], 1)
         matrix = self.matrix
-        low_rank = encode_low_rank(matrix.band(0, matrix.rows), self._values, self._vectors, rank, step)
+        low_rank = encode_low_rank(matrix.band(0, matrix.rows), self._factors, rank, step, shaped=False)
         decoder = LowRankDecoder(low_rank)
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))

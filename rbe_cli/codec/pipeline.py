@@ -42,6 +42,11 @@ class Pipeline:
         self.transform = transform
         self.description = description
 
+    @property
+    def products(self) -> int:
+        """Multiplications per weight of the inverse."""
+        return self.transform.products + (self.structure.right.shape[0] if self.structure else 0)
+
     @classmethod
     def of(
         cls, structure: LowRank | None, kind: str, block: int, levels: int, columns: int, basis: bytes = b""
@@ -145,15 +150,17 @@ class Piped:
 def encode_basis(matrix: Matrix) -> bytes | None:
     """A Karhunen-Loeve basis of the rows of a matrix, in its stored form; None if there is none to be had.
 
-    The eigenvectors of the columns' second moments, the largest first, on a grid so that the last bits of a library's
-    arithmetic do not reach the file.
+    The eigenvectors of the columns' second moments, the largest first, every row brought to one scale, since each is
+    coded with a scale of its own; on a grid so that the last bits of a library's arithmetic do not reach the file.
     """
     n = matrix.columns
     moments = np.zeros((n, n))
     for _, band in matrix.bands():
         wide = band.astype(np.float64)
+        power = np.einsum("ij,ij->i", wide, wide)
+        wide /= np.sqrt(np.where(power > 0, power, 1.0))[:, None]
         moments += wide.T @ wide
     vectors = np.linalg.eigh(moments)[1][:, ::-1]
     vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)] < 0, -1.0, 1.0)
     basis = np.ascontiguousarray(np.round(vectors * 2**14) / 2**14, np.float32)
-    return encode_side_matrix(basis, None, _BASIS_ERROR)
+    return encode_side_matrix(basis, nrmse=_BASIS_ERROR)

@@ -32,17 +32,23 @@ class _Inline(Executor):
         return future
 
 
-def encode_side_matrix(matrix: NDArray[np.float32], step: float | None, nrmse: float = 0.0) -> bytes:
+def encode_side_matrix(
+    matrix: NDArray[np.float32], step: float | None = None, nrmse: float = 0.0, shaping: tuple[int, int] = (0, 0)
+) -> bytes:
     """Code float32[m, n] with a quantisation step, or without one for a relative error of about `nrmse`.
 
-    The matrix must have a finite number that is not 0.
+    With `shaping`, gr and gc in sixteenths, the step is in units of the geometric mean scale. The matrix must have a
+    finite number that is not 0.
     """
     array = np.ascontiguousarray(matrix, np.float32)
-    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), 0, 0, False)
+    shaped = shaping != (0, 0)
+    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), *shaping, shaped)
     if analysis is None:
         raise ValueError("a side matrix of zeros or of numbers out of range")
     if step is None:
         step = multiplier_for_error(analysis, nrmse) * analysis.unit
+    elif shaped:
+        step *= analysis.unit
     chunks = Encoding(analysis, step, _STATES, _Inline()).result().chunks
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
 

@@ -14,6 +14,10 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli import metrics
+from rbe_cli.codec import tables
+from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.parameters import SHAPING_UNIT
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.workspace import scratch
@@ -22,13 +26,20 @@ from rbe_cli.kernels.products import add_product
 
 #: Largest rank in a file, and the largest that is looked for under a residual.
 MAX_RANK = 1024
-_RANK_UNDER_RESIDUAL = 64
+_RANK_UNDER_RESIDUAL = 128
 _HEAD = struct.Struct("<HH")
 _OVERSAMPLING = 8
 _ITERATIONS = 3
 _MAX_EXPONENT = 1024
-#: Bits a factor element costs above the rate-distortion bound, all side information counted.
-_FACTOR_OVERHEAD = 0.1
+#: A side so many times the other one is summed over first.
+_LONG = 8
+_BAND = 1 << 20
+#: Least scale of a row or column, against the mean.
+_LEAST_SCALE = 0.01
+#: Share of the energy above which the scales are taken anew from what is left.
+_MUCH = 0.25
+#: Steps that are tried, in eighth octaves up and down.
+_STEP_RANGE = 16
 #: Squared error of the trellis quantiser at a fine step, in squared steps.
 STEP_POWER = 0.26
 
@@ -81,37 +92,130 @@ class LowRank:
         w += part
 
 
+class Factors:
+    """Leading singular vectors of a matrix whose rows and columns were first brought to one scale.
+
+    W / (rows x columns) has the singular values `values` and the right singular vectors `vectors`. With scales of 1
+    they are those of least squared error. With those of what is left, W is taken apart where that saves most bits:
+    what is left is coded with a scale for every row and column, and its bits are the logarithms of these.
+
+    Attributes
+    ----------
+    rows : float64[m]; columns : float64[n]
+    values : float64[r]; vectors : float64[n, r]
+    energy : float
+        Of the scaled matrix.
+    """
+
+    def __init__(
+        self, w: NDArray[np.float32], count: int, rows: NDArray[np.float64], columns: NDArray[np.float64]
+    ) -> None:
+        self.rows, self.columns = rows, columns
+        self._scaled = w if (rows == 1).all() and (columns == 1).all() else _divided(w, rows, columns)
+        self.values, self.vectors = leading(self._scaled, count)
+        self.energy = float(np.einsum("ij,ij->", self._scaled, self._scaled, dtype=np.float64))
+
+    def scales_left(self, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scales of the rows and of the columns of what the first `rank` components leave of W."""
+        p = self._scaled @ self.vectors[:, :rank].astype(np.float32)
+        rows = _power(self._scaled, "ij,ij->i") - _power(p, "ij,ij->i")
+        columns = _power(self._scaled, "ij,ij->j") - (self.values[:rank] ** 2 * self.vectors[:, :rank] ** 2).sum(axis=1)
+        return self.rows * _scales(rows), self.columns * _scales(columns)
+
+
+def _power(x: NDArray[np.float32], sums: str) -> NDArray[np.float64]:
+    return np.asarray(np.einsum(sums, x, x, dtype=np.float64))
+
+
+def _divided(w: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
+    scaled = w * (1 / rows).astype(np.float32)[:, None]
+    scaled *= (1 / columns).astype(np.float32)
+    return scaled
+
+
+def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scales of lines from their energies, of geometric mean 1, to an eighth octave, none below a part of the mean."""
+    mean = float(power.mean())
+    if not mean > 0:
+        return np.ones(power.size)
+    eighths = np.round(4 * np.log2(np.maximum(power / mean, _LEAST_SCALE**2)))
+    return np.asarray(np.exp2((eighths - np.round(eighths.mean())) / 8))
+
+
 def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:
     """The low-rank part that saves most bits of float32[m, n] at any fine enough step; None if none saves any."""
     m, n = w.shape
     most = min(_RANK_UNDER_RESIDUAL, min(m, n) // 4)
     if most < 1:
         return None
-    values, vectors = leading(w, most)
-    rank, step = _best_rank(values, float(np.einsum("ij,ij->", w, w, dtype=np.float64)), m, n)
-    if not rank:
-        return None
-    return encode_low_rank(w, values, vectors, rank, step)
+    factors = Factors(w, most, _scales(_power(w, "ij,ij->i")), _scales(_power(w, "ij,ij->j")))
+    rank, step = _best_rank(factors, m, n)
+    if rank and float((factors.values[:rank] ** 2).sum()) > _MUCH * factors.energy:
+        # The scales of the weights then say little of those of what is left.
+        factors = Factors(w, most, *factors.scales_left(rank))
+        rank, step = _best_rank(factors, m, n)
+    return encode_low_rank(w, factors, rank, step, shaped=True) if rank else None
 
 
-def encode_low_rank(
-    w: NDArray[np.float32], values: NDArray[np.float64], vectors: NDArray[np.float64], rank: int, step: float
-) -> LowRank:
-    """The first `rank` components of float32[m, n], their factors quantised with a step, as they are decoded."""
+def encode_low_rank(w: NDArray[np.float32], factors: Factors, rank: int, step: float, shaped: bool) -> LowRank:
+    """The first `rank` components of float32[m, n], their factors quantised with a step, as they are decoded.
+
+    With `shaped` the step of a row of P grows with the row's scale, and that of a column of Q with the column's; `step`
+    is that for the scaled matrix.
+    """
     m, n = w.shape
-    exponents = np.round(8 * np.log2(values[:rank])).astype(np.int32)
-    # On a grid, so that the last bits of a library's arithmetic do not reach the file.
-    v = np.ascontiguousarray(np.round(vectors[:, :rank] * 2**14) / 2**14, np.float32)
+    values, columns = factors.values[:rank], factors.columns[:, None]
+    exponents = np.round(8 * np.log2(values)).astype(np.int32)
+    ahead = _on_grid(factors.vectors[:, :rank] / columns)
+    back = _on_grid(factors.vectors[:, :rank] * columns)
     p = np.zeros((m, rank), np.float32)
-    add_product(np.ascontiguousarray(w), v, np.float32(1), p)
-    q = np.ascontiguousarray(np.exp2(exponents / 8).astype(np.float32)[:, None] * v.T)
+    add_product(np.ascontiguousarray(w), ahead, np.float32(1), p)
+    q = np.ascontiguousarray(np.exp2(exponents / 8).astype(np.float32)[:, None] * back.T)
     stored = encode_integers(exponents, False)
-    data = _HEAD.pack(rank, len(stored)) + stored + encode_side_matrix(p, step) + encode_side_matrix(q, step)
+    data = _HEAD.pack(rank, len(stored)) + stored
+    if shaped:
+        middle = float(np.exp2(np.log2(values).mean()))
+        data += encode_side_matrix(p, step=step * math.sqrt(m) / middle, shaping=(SHAPING_UNIT, 0))
+        data += encode_side_matrix(q, step=step * math.sqrt(n) / middle, shaping=(0, SHAPING_UNIT))
+    else:
+        data += encode_side_matrix(p, step=step) + encode_side_matrix(q, step=step)
     return LowRank.unpack(data, m, n)[0]
 
 
+def _on_grid(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """On a grid, so that the last bits of a library's arithmetic do not reach the file."""
+    return np.ascontiguousarray(np.round(x * 2**14) / 2**14, np.float32)
+
+
 def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading singular values and right singular vectors, by subspace iteration (Halko et al., SIAM Rev. 53, 2011)."""
+    """Leading singular values and right singular vectors.
+
+    Of a matrix many times longer than wide, or the reverse, exactly, by way of its shorter side's products; else by
+    subspace iteration (Halko et al., SIAM Rev. 53, 2011).
+    """
+    m, n = w.shape
+    if max(m, n) >= _LONG * min(m, n):
+        squares, vectors = np.linalg.eigh(_products(w if m > n else w.T))
+        squares, vectors = squares[::-1][:count], vectors[:, ::-1][:, :count]
+        if m < n:
+            vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
+    else:
+        squares, vectors = _iterated(w, count)
+    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(squares.size)] < 0, -1.0, 1.0)
+    return np.sqrt(np.maximum(squares, 1e-300)), vectors
+
+
+def _products(w: NDArray[np.float32]) -> NDArray[np.float64]:
+    """w^T w, some rows at a time."""
+    moments = np.zeros((w.shape[1], w.shape[1]))
+    height = max(1, _BAND // w.shape[1])
+    for top in range(0, w.shape[0], height):
+        wide = w[top : top + height].astype(np.float64)
+        moments += wide.T @ wide
+    return moments
+
+
+def _iterated(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     width = min(count + _OVERSAMPLING, *w.shape)
     basis = np.linalg.qr(rng.standard_normal((w.shape[1], width)))[0].astype(np.float32)
@@ -120,29 +224,31 @@ def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], ND
     projected = (w @ basis).astype(np.float64)
     squares, rotation = np.linalg.eigh(projected.T @ projected)
     order = np.argsort(squares)[::-1][:count]
-    vectors = basis.astype(np.float64) @ rotation[:, order]
-    vectors *= np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(order.size)] < 0, -1.0, 1.0)
-    return np.sqrt(np.maximum(squares[order], 1e-300)), vectors
+    return squares[order], basis.astype(np.float64) @ rotation[:, order]
 
 
-def _best_rank(values: NDArray[np.float64], energy: float, m: int, n: int) -> tuple[int, float]:
+def _best_rank(factors: Factors, m: int, n: int) -> tuple[int, float]:
     """Rank and factor step of least rate, the residual coded at a fine step; (0, 0) for none.
 
-    With rho = r (m + n) / (m n), rate is least where the factors' squared error is rho / (1 - rho) of what is left.
+    What the factors' rounding adds to what is left costs bits there; so, by `decode_cost`, does time.
     """
+    values, family = factors.values, tables.family(0)
+    left = factors.energy - np.cumsum(values**2)
+    useful = left > factors.energy * 1e-12
+    values, left = values[useful], left[useful]
+    if not values.size:
+        return 0, 0.0
+    time = decode_cost(np.arange(1, values.size + 1)) / metrics.DB_PER_BIT * m * n
     best, choice = 0.0, (0, 0.0)
-    left = energy
-    for rank in range(1, values.size + 1):
-        left -= float(values[rank - 1]) ** 2
-        factors = rank * (m + n)
-        rho = factors / (m * n)
-        if left <= energy * 1e-12 or rho >= 0.5:
-            break
-        step_power = left * rho / (1 - rho) / factors
-        bits = m * n / 2 * math.log2(left / energy / (1 - rho))
+    for eighths in range(-_STEP_RANGE, _STEP_RANGE + 1):
+        step = math.sqrt(left[-1] / (m * n * STEP_POWER)) * 2 ** (eighths / 8)
+        bits, error = np.zeros(values.size), np.zeros(values.size)
         for size in (m, n):
-            power = values[:rank] ** 2 / size
-            bits += float(size * (np.maximum(0.5 * np.log2(power / step_power), 0) + _FACTOR_OVERHEAD).sum())
-        if bits < best:
-            best, choice = bits, (rank, math.sqrt(step_power / STEP_POWER))
+            classes = tables.class_of(values / math.sqrt(size) / step)
+            bits += size * family.bits_at(classes)
+            error += size * family.distortion_at(classes) * step * step
+        total = m * n / 2 * np.log2((left + np.cumsum(error)) / factors.energy) + np.cumsum(bits) + time
+        rank = int(np.argmin(total))
+        if total[rank] < best:
+            best, choice = float(total[rank]), (rank + 1, step)
     return choice

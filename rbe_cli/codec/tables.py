@@ -46,6 +46,11 @@ def sigma_over_step(c: float) -> float:
     return float(2.0 ** ((c - 15) / 8))
 
 
+def class_of(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of `sigma_over_step`, element by element."""
+    return np.asarray(8 * np.log2(ratio) + 15)
+
+
 def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
     """Bits of every k from -RATE_REACH to RATE_REACH under one table [escape, f(0), f(1), ...], in 1/1024 bit."""
     k = np.arange(-RATE_REACH, RATE_REACH + 1)
@@ -88,6 +93,17 @@ class Family:
     points: NDArray[np.float32]
     bits: NDArray[np.float64]
     distortion: NDArray[np.float64]
+
+    def bits_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bits a weight of class c takes, c any real number."""
+        raw = np.maximum(c - CLASSES, 0) / 8
+        return np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self.bits[1:]) + raw
+
+    def distortion_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean squared error of a weight of class c, in squared steps."""
+        log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), np.log2(self.distortion[1:]))
+        log_d += np.minimum(c - 1, 0) / 4
+        return np.asarray(np.exp2(log_d))
 
 
 def _lines() -> list[str]:

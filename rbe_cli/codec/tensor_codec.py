@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.codec.analysis import Analysis, analyse
+from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.pipeline import KLT_COLUMNS, Piped, Pipeline, encode_basis
@@ -27,8 +29,9 @@ from rbe_cli.codec.tiles import LONG_ROW, Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.errors import Damage
 
-#: Structure and transform have to gain so many dB to be chosen: they cost time to decode.
-_WORTH = 0.1
+#: Structure and transform have to gain so many dB to be chosen, beside what `decode_cost` says their time is worth:
+#: forecasts are good to about that.
+_WORTH = 0.01
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
 _LOW_RANK_ELEMENTS = 1 << 26
 _SAMPLE_ROWS = 2048
@@ -68,6 +71,15 @@ class Choice:
     runner_up_db: float = 0.0
 
 
+class _Candidate(NamedTuple):
+    """A way of coding, what it costs in dB (see `_cost`), and that with what its time to decode is worth."""
+
+    name: str
+    analysis: Forecast
+    cost: float
+    price: float
+
+
 @dataclass(frozen=True)
 class Wish:
     """What is asked of the choice.
@@ -100,8 +112,9 @@ class Wish:
 def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: bool, wish: Wish) -> Choice | None:
     """Choose how to code a matrix; None if it must be kept exactly (see `analyse`).
 
-    A named transform is obeyed. `auto` takes what needs the fewest bytes at the wish's error. Where the error is
-    shaped, which happens in the domain of the weights, `auto` looks at low rank only.
+    A named transform is obeyed. `auto` takes what needs the fewest bytes at the wish's error, the time to decode
+    weighed in (`rbe_cli.codec.decode_cost`). Where the error is shaped, which happens in the domain of the weights, it
+    looks at low rank only.
     """
     shaped = bool(row_shaping or column_shaping)
     if wish.transform in ("dct", "dwt", "klt"):
@@ -113,32 +126,34 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
         return _prepare_structure(matrix, plain, wish)
     names = candidates(matrix, shaped) if wish.transform == "auto" else [wish.transform]
     reference = _cost(plain, wish)
-    found: list[tuple[float, str, Forecast]] = [(reference, "none", plain)]
+    found = [_Candidate("none", plain, reference, reference)]
     for name in names:
         if name == "none" or (wish.transform == "auto" and not _promising(matrix, name, wish)):
             continue
         pipeline = _pipeline(matrix, name, wish)
         analysis = analyse(Piped(matrix, pipeline), row_shaping, column_shaping, shape_unit) if pipeline else None
-        if analysis is not None:
+        if pipeline is not None and analysis is not None:
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = analysis.of_tensor(plain)
-            found.append((_cost(analysis, wish), name, analysis))
+            cost = _cost(analysis, wish)
+            found.append(_Candidate(name, analysis, cost, cost + _WORTH + float(decode_cost(pipeline.products))))
     if wish.transform == "auto" and wish.bits < _FEW_BITS and min(matrix.rows, matrix.columns) >= 16:
         factors = LowRankAnalysis(matrix, plain.energy)
-        found.append((_cost(factors, wish), FACTORS, factors))
+        cost = _cost(factors, wish)
+        found.append(_Candidate(FACTORS, factors, cost, cost))
     if wish.transform not in ("auto", "none") and len(found) > 1:
         found = [found[1], found[0]]
     else:
-        found.sort(key=lambda item: item[0] + (0 if item[1] == "none" else _WORTH))
+        found.sort(key=lambda candidate: candidate.price)
 
-    def gain(item: tuple[float, str, Forecast]) -> float:
-        return reference - item[0] if math.isfinite(reference - item[0]) else 0.0
+    def gain(candidate: _Candidate) -> float:
+        return reference - candidate.cost if math.isfinite(reference - candidate.cost) else 0.0
 
     best = found[0]
     if len(found) == 1:
-        return Choice(best[2])
-    codec = "lowrank" if best[1] == FACTORS else "trellis"
-    return Choice(best[2], codec, best[1], gain(best), found[1][1], gain(found[1]))
+        return Choice(best.analysis)
+    codec = "lowrank" if best.name == FACTORS else "trellis"
+    return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]))
 
 
 def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:
@@ -198,7 +213,8 @@ def _cost(analysis: Forecast, wish: Wish) -> float:
     elements = analysis.matrix.rows * analysis.matrix.columns
     if wish.bits >= _FEW_BITS:
         size = analysis.expected_bytes(multiplier_for_error(analysis, wish.nrmse) * analysis.unit)
-        return metrics.DB_PER_BIT * 8 * size / elements
+        misfit = analysis.misfit() if isinstance(analysis, Analysis) else 0.0
+        return metrics.DB_PER_BIT * (8 * size / elements + misfit)
     step = multiplier_for_size([analysis], wish.bits * elements / 8) * analysis.unit
     if analysis.expected_bytes(step) > wish.bits * elements / 8:
         return math.inf

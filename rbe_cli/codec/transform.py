@@ -26,9 +26,12 @@ class Transform(Protocol):
     ----------
     alignment : int
         Rows have to be given in groups that begin at multiples of this.
+    products : int
+        Multiplications per number of the inverse.
     """
 
     alignment: int
+    products: int
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coefficients of some rows, float32[m, n] -> float32[m, n]."""
@@ -41,6 +44,7 @@ class Identity:
     """No transform."""
 
     alignment = 1
+    products = 0
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same array."""
@@ -76,6 +80,7 @@ class Blockwise:
 
     def __init__(self, kind: str, block: int, levels: int, columns: int) -> None:
         self.alignment = block
+        self.products = 2 * block
         self._kind = kind
         self._levels = levels
         self._columns = columns
@@ -131,6 +136,7 @@ class KarhunenLoeve:
     alignment = 1
 
     def __init__(self, basis: NDArray[np.float32]) -> None:
+        self.products = basis.shape[0]
         self._back = np.ascontiguousarray(basis.T)
 
     @cached_property
