@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS, Parameters
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix
@@ -43,9 +44,14 @@ class Pipeline:
         self.description = description
 
     @property
-    def products(self) -> int:
-        """Multiplications per weight of the inverse."""
-        return self.transform.products + (self.structure.right.shape[0] if self.structure else 0)
+    def decode_cost(self) -> float:
+        """What its inverse has to gain to be worth the time, in dB."""
+        products, numbers = self.transform.products, 0.0
+        if self.structure is not None:
+            left, right = self.structure.left, self.structure.right
+            products += right.shape[0]
+            numbers = (left.size + right.size) / (left.shape[0] * right.shape[1])
+        return float(decode_cost(products, numbers))
 
     @classmethod
     def of(

@@ -238,7 +238,8 @@ def _best_rank(factors: Factors, m: int, n: int) -> tuple[int, float]:
     values, left = values[useful], left[useful]
     if not values.size:
         return 0, 0.0
-    time = decode_cost(np.arange(1, values.size + 1)) / metrics.DB_PER_BIT * m * n
+    ranks = np.arange(1.0, values.size + 1)
+    time = decode_cost(ranks, ranks * (m + n) / (m * n)) / metrics.DB_PER_BIT * m * n
     best, choice = 0.0, (0, 0.0)
     for eighths in range(-_STEP_RANGE, _STEP_RANGE + 1):
         step = math.sqrt(left[-1] / (m * n * STEP_POWER)) * 2 ** (eighths / 8)

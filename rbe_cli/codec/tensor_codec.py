@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.pipeline import KLT_COLUMNS, Piped, Pipeline, encode_basis
@@ -29,7 +28,7 @@ from rbe_cli.codec.tiles import LONG_ROW, Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.errors import Damage
 
-#: Structure and transform have to gain so many dB to be chosen, beside what `decode_cost` says their time is worth:
+#: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
 #: forecasts are good to about that.
 _WORTH = 0.01
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
@@ -136,7 +135,7 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = analysis.of_tensor(plain)
             cost = _cost(analysis, wish)
-            found.append(_Candidate(name, analysis, cost, cost + _WORTH + float(decode_cost(pipeline.products))))
+            found.append(_Candidate(name, analysis, cost, cost + _WORTH + pipeline.decode_cost))
     if wish.transform == "auto" and wish.bits < _FEW_BITS and min(matrix.rows, matrix.columns) >= 16:
         factors = LowRankAnalysis(matrix, plain.energy)
         cost = _cost(factors, wish)

@@ -115,7 +115,7 @@ def encode_tile(n, symbols, classes, unions, coded, start, freq, reach, words):
 
 @njit(**JIT)
 def _refill(x, words, at):
-    """Take a word if the state has run low. Past the end it takes the padding; the caller looks at `at` afterwards."""
+    """Take a word if the state has run low. Past the end it takes the last one; the caller looks at `at` afterwards."""
     low = x < _LOW
     word = np.uint32(words[min(at, np.uint64(words.shape[0] - 1))])
     return ((x << np.uint32(16)) | word if low else x), at + np.uint64(low)
@@ -141,17 +141,20 @@ def _escape(x, union, reach, words, at):
 
 
 @njit(**JIT)
-def decode_points(words, classes, coded, step, slots, points, reach, out):
+def decode_points(words, length, classes, coded, step, slots, points, reach, out):
     """Decode the reconstruction points of one tile.
 
     Parameters
     ----------
-    words : uint16[>= 2 * LANES + 1]
-        The tile's stream and one word of padding.
+    words : uint16[>= length + n]
+        The tile's stream, and a zero for each element: what a damaged stream may ask for without being asked back.
+    length : int
+        Words of the stream, at least 2 * LANES.
     classes : uint8[n]
         Class of each element, in coding order.
-    coded : int
-        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes.
+    coded : int or None
+        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes. None if no
+        class is above: the kernel compiled for that is faster.
     step : uint8[2 * states]
         The trellis.
     slots : uint32[C * 4096]
@@ -172,8 +175,7 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
     for i in range(LANES):
         lanes[i] = np.uint32(words[2 * i]) | (np.uint32(words[2 * i + 1]) << np.uint32(16))
     at = np.uint64(2 * LANES)
-    last = np.uint64(words.shape[0] - 1)
-    highest = np.uint32(coded)
+    last = np.uint64(length)
     # Unsigned indices throughout (a signed one is tested for being negative), and no branch in the usual case.
     for i in range(out.shape[0]):
         t = np.uint64(i)
@@ -183,12 +185,14 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
         c = np.uint32(classes[t])
         m = np.uint32(0)
         context = (c << np.uint32(1)) | (s & np.uint32(1))
-        if c > highest:
-            m = (c - highest + np.uint32(7)) >> np.uint32(3)
-            context = ((c - (m << np.uint32(3))) << np.uint32(1)) | np.uint32(1)
+        if coded is not None:
+            highest = np.uint32(coded)
+            if c > highest:
+                m = (c - highest + np.uint32(7)) >> np.uint32(3)
+                context = ((c - (m << np.uint32(3))) << np.uint32(1)) | np.uint32(1)
         e = slots[np.uint64((context << np.uint32(12)) | (x & _MASK))]
         x = (e & _MASK) * (x >> np.uint32(12)) + ((e >> np.uint32(12)) & _MASK)
-        word = np.uint32(words[min(at, last)])
+        word = np.uint32(words[at])
         low = x < _LOW
         x = (x << np.uint32(16)) | word if low else x
         at += np.uint64(low)
@@ -202,6 +206,8 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
             if m > 0:
                 k = (k << np.int64(m)) | (np.int64(x) & ((np.int64(1) << np.int64(m)) - 1))
                 x, at = _refill(x >> m, words, at)
+            if at > last:
+                return DAMAGED
             point = np.float32(2 * k + np.int64(s & np.uint32(1)))
             parity = np.uint32(k & 1)
         out[t] = point
