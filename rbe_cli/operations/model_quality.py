@@ -115,6 +115,12 @@ class Quality:
     kl: Estimate
     top1: Estimate
 
+    @classmethod
+    def of_windows(cls, sums: NDArray[np.float64], counts: NDArray[np.float64]) -> Quality:
+        """From what `score` found."""
+        estimates = [Estimate.of_windows(sums[:, i], counts) for i in range(sums.shape[1])]
+        return cls(int(counts.sum()), len(counts), *estimates)
+
     @property
     def reference_perplexity(self) -> Estimate:
         """E to the loss."""
@@ -144,9 +150,7 @@ def compare(
     `context` is the window, by default the smaller of the models' contexts. Raises RBEError if the models do not
     belong together or the text does not to them.
     """
-    sums, counts = score(reference, compressed, tokens, context=context, progress=progress)
-    estimates = [Estimate.of_windows(sums[:, i], counts) for i in range(sums.shape[1])]
-    return Quality(tokens.size - 1, len(counts), *estimates)
+    return Quality.of_windows(*score(reference, compressed, tokens, context=context, progress=progress))
 
 
 def score(

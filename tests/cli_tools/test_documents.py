@@ -1,4 +1,4 @@
-"""Every command line in the README and docs/ci.md runs, and docs/cli.md is what --help says."""
+"""Every command line in the README, docs/calibration.md and docs/ci.md runs, and docs/cli.md is what --help says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blocks(document: str, language: str) -> list[str]:
     return [block for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if "make " not in block]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/ci.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/calibration.md", "docs/ci.md"])
 def test_every_command_line_runs(document: str, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     rbe = tmp_path / "bin" / "rbe"
