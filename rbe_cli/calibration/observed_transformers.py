@@ -31,7 +31,7 @@ class ObservedTransformers:
         self._parameters = {
             name: parameter for full, parameter in model.named_parameters() for name in names_in(model, full, stored)
         }
-        self.reads_lines = is_encoder(model.config)
+        self.reads_lines = is_encoder(model.config.to_dict())
         self._modules: dict[str, Any] = {}
         for module_name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear | Conv1D):

@@ -12,9 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rbe_cli.cli import bench_codec, options, tables
+from rbe_cli.cli import bench_codec, bench_models, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.tables import number, size_text
+from rbe_cli.errors import UsageError
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
 
@@ -41,8 +42,12 @@ def _root() -> None:
 @app.command("model")
 @options.grouped
 def model(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote (or any checkpoint, with --reference).")
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="A folder `rbe compress` wrote (or any checkpoint, with --reference); of several, the quality alone.",
+        ),
     ],
     status: options.Status,
     reference: Annotated[
@@ -105,7 +110,8 @@ def model(
 ) -> None:
     """Perplexity, KL divergence and top-1 agreement of a compressed language model, its speed and its memory.
 
-    Every figure is measured when it is printed; +- is the standard error over the windows of the text.
+    Every figure is measured when it is printed; +- is the standard error over the windows of the text. Of an encoder
+    (BERT and its kin, in transformers) it is 1 - cosine of the embeddings of each line of the text.
 
     Examples:
 
@@ -114,17 +120,36 @@ def model(
       rbe bench model mini.rbe --quality-only --max-kl 0.01 --max-ppl-ratio 1.02
 
       rbe bench model llama.rbe --reference ./llama --text wiki.txt --engine transformers --json
+
+      rbe bench model plain.rbe calibrated.rbe
     """
     caches = [parse_size(size) for size in cache or []]
     load_kernels(status)
+    from rbe_cli.layers.model_files import ModelFiles
     from rbe_cli.operations.bench_model import bench_model
+    from rbe_cli.operations.bench_models import compare_models, is_encoder
     from rbe_cli.operations.model_budgets import Budget, check
     from rbe_cli.operations.settings import Settings
 
+    threads = Settings(jobs=jobs).threads
+    path = paths[0]
+    if len(paths) > 1 or is_encoder(ModelFiles.open(path), engine):
+        if any(bound is not None for bound in (max_kl, max_ppl_ratio, min_top1)):
+            raise UsageError("budgets are for one language model at a time")
+        with progress_bar(status) as bar:
+            original, found = compare_models(
+                paths, reference=reference, text=text, engine=engine, limit=tokens, context=context, threads=threads,
+                progress=bar,
+            )  # fmt: skip
+        if as_json:
+            tables.print_json(bench_models.document(original, found))
+        else:
+            bench_models.show(original, found)
+        return
     with progress_bar(status) as bar:
         done = bench_model(
             path, reference=reference, text=text, engine=engine, limit=tokens, context=context, caches=caches,
-            quality_only=quality_only, threads=Settings(jobs=jobs).threads, progress=bar,
+            quality_only=quality_only, threads=threads, progress=bar,
         )  # fmt: skip
     figures = [
         ("--max-kl", max_kl, done.quality.kl.value),

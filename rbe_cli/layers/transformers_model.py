@@ -7,7 +7,7 @@ model = load_pretrained(Folder.open(Path("mini.rbe")))
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,14 +91,14 @@ def load_checkpoint(files: ModelFiles) -> Any:
     return model.float().eval()
 
 
-def is_encoder(config: Any) -> bool:
-    """Whether a configuration is that of a model that reads a text both ways, as BERT, and does not continue it."""
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a model that reads a text both ways, as BERT, and does not continue it."""
+    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder", False)
 
 
 def _auto(config: Any) -> Any:
     """What builds the model of a configuration."""
-    return transformers.AutoModel if is_encoder(config) else transformers.AutoModelForCausalLM
+    return transformers.AutoModel if is_encoder(config.to_dict()) else transformers.AutoModelForCausalLM
 
 
 def empty_model(files: ModelFiles) -> Any:

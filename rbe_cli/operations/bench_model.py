@@ -18,7 +18,7 @@ from rbe_cli.operations.model_text import read_text
 from rbe_cli.operations.progress import Progress, Silent
 
 #: Windows are no longer than this by default, whatever the model could read.
-_LONGEST = 1024
+LONGEST = 1024
 _PROMPT, _GENERATED = 128, 48
 #: Cache sizes measured by default, as parts of all decoded tiles.
 _CACHE_PARTS = (0.0, 0.25, 0.5, 1.0)
@@ -121,8 +121,8 @@ def bench_model(
     for each in (original, files):
         warm_up(each, engine)
     dense = load_model(original, engine)
-    compressed = load_model(files, engine, cache_bytes=_decoded_bytes(files), threads=threads)
-    context = min(context or _LONGEST, dense.context, compressed.context)
+    compressed = load_model(files, engine, cache_bytes=decoded_bytes(files), threads=threads)
+    context = min(context or LONGEST, dense.context, compressed.context)
     with math_threads(threads):
         quality = compare(dense, compressed, tokens.tokens, context=context, progress=progress)
     variants: list[Variant] = []
@@ -160,7 +160,7 @@ def default_reference(files: ModelFiles) -> str:
     return source
 
 
-def _decoded_bytes(files: ModelFiles) -> int:
+def decoded_bytes(files: ModelFiles) -> int:
     """Bytes a cache needs to hold every tile of a compressed folder."""
     if files.folder is None:
         return 0
@@ -171,7 +171,7 @@ def _decoded_bytes(files: ModelFiles) -> int:
 def _budgets(files: ModelFiles, engine: str, caches: Sequence[int]) -> list[int | None]:
     if files.folder is None or engine != "numpy":
         return [None]
-    return list(caches) or [int(part * _decoded_bytes(files)) for part in _CACHE_PARTS]
+    return list(caches) or [int(part * decoded_bytes(files)) for part in _CACHE_PARTS]
 
 
 def _variant(

@@ -13,10 +13,12 @@ from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.calibrate import calibrate
+from rbe_cli.operations.decode import decode
 from rbe_cli.operations.sensitivity import measure_sensitivity
 from rbe_cli.operations.settings import Settings
+from tests.command_line import Run
 from tests.naive import second_moments
-from tests.synthetic import read_tensors
+from tests.synthetic import compress_to, read_tensors
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -109,7 +111,6 @@ def test_an_encoder_reads_lines(tmp_path: Path, text: Path) -> None:
 
 def test_a_compressed_encoder_becomes_a_model(tmp_path: Path) -> None:
     from rbe_cli.layers.transformers_model import load_pretrained
-    from tests.synthetic import compress_to
 
     source = bert(tmp_path / "model")
     compress_to(source, tmp_path / "m.rbe", lossless=True)
@@ -129,3 +130,34 @@ def test_sensitivity(tmp_path: Path, text: Path, make: Callable[[Path], Path]) -
     assert {tensor.name for tensor in found.tensors} == matrices
     # The pooler is no part of an embedding.
     assert all(tensor.loss.value > 1e-7 for tensor in found.tensors if "pooler" not in tensor.name)
+
+
+def test_bench_of_encoders(rbe: Run, tmp_path: Path, text: Path) -> None:
+    """1 - cosine of what the encoder makes of each line, written out."""
+    from tokenizers import Tokenizer
+
+    source = bert(tmp_path / "model")
+    for name, nrmse in (("fine", 0.05), ("rough", 0.4)):
+        compress_to(source, tmp_path / f"{name}.rbe", nrmse=nrmse)
+    folders = [tmp_path / "fine.rbe", tmp_path / "rough.rbe"]
+    done = rbe(
+        "bench", "model", *folders, "--reference", source, "--engine", "transformers", "--text", text, "--json", "-q"
+    )
+    assert done.code == 0, done.err
+    document = done.json()
+    assert document["figure"] == "1 - cosine"
+    assert document["models"][1]["of_first"]["value"] > 2
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(16)
+    for folder, shown in zip(folders, document["models"], strict=True):
+        decode(folder, tmp_path / "back", force=True)
+        exact, coarse = (transformers.AutoModel.from_pretrained(path).eval() for path in (source, tmp_path / "back"))
+        far = []
+        for line in text.read_text().splitlines():
+            ids = torch.tensor([tokenizer.encode(line).ids])
+            with torch.inference_mode():
+                p, q = (model(ids).last_hidden_state[0].mean(0) for model in (exact, coarse))
+            far.append(1 - float(torch.nn.functional.cosine_similarity(p.double(), q.double(), dim=0)))
+        assert shown["value"]["value"] == pytest.approx(np.mean(far), rel=1e-2)
+        assert shown["value"]["error"] == pytest.approx(np.std(far, ddof=1) / len(far) ** 0.5, rel=1e-2)

@@ -167,3 +167,26 @@ def test_texts_through_a_tokenizer(gpt2_source: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CorruptFile, match="not a tokenizer"):
         read_text(ModelFiles.open(str(folder)), tmp_path / "text", None)
+
+
+def test_several_models_against_the_first(gpt2_source: Path, gpt2_folder: Path, tmp_path: Path) -> None:
+    compress_to(gpt2_source, tmp_path / "rough.rbe", nrmse=0.2)
+    one = bench_model(str(gpt2_folder), reference=str(gpt2_source), quality_only=True)
+    command = ["bench", "model", str(gpt2_folder), str(tmp_path / "rough.rbe"), "--reference", str(gpt2_source), "-q"]
+    run = CliRunner()
+    done = run.invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    first, rough = document["models"]
+    assert document["figure"] == "KL, nats/token"
+    assert first["value"]["value"] == pytest.approx(one.quality.kl.value)
+    assert first["value"]["error"] == pytest.approx(one.quality.kl.error)
+    assert first["of_first"] == {"value": 1.0, "error": 0.0}
+    assert rough["of_first"]["value"] == pytest.approx(rough["value"]["value"] / first["value"]["value"])
+    assert rough["of_first"]["value"] > 3
+    assert rough["bytes"] < first["bytes"]
+    shown = run.invoke(app, command)
+    assert "rough.rbe" in shown.stdout
+    assert "231 tokens" in shown.stdout
+    refused = run.invoke(app, [*command, "--max-kl", "1"])
+    assert isinstance(refused.exception, UsageError)

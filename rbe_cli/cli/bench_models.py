@@ -1,0 +1,70 @@
+"""The table of `rbe bench model` for several models or encoders: quality alone, each against the first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from rbe_cli.cli.console import stdout
+from rbe_cli.cli.tables import name_text, number, size_text
+from rbe_cli.operations.figures import finite
+
+if TYPE_CHECKING:
+    from rbe_cli.operations.bench_models import Closeness
+    from rbe_cli.operations.model_quality import Estimate
+
+
+def show(reference: str, found: list[Closeness]) -> None:
+    """Print it."""
+    encoder = found[0].quality is None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    columns = ["size", "bits/w"] + ([] if encoder else ["x perplexity"]) + [_figure(found[0]), "of the first's"]
+    for column in [*columns, *([] if encoder else ["top-1 agreement, %"])]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in found:
+        quality = one.quality
+        cells = [size_text(one.bytes), f"{one.bits:.3f}"]
+        cells += [_plus_minus(quality.perplexity_ratio, ".5f")] if quality else []
+        cells += [_plus_minus(one.figure, ".6f"), "1" if one is found[0] else _plus_minus(one.over(found[0]), ".3f")]
+        cells += [_plus_minus(quality.top1.scaled(100), ".3f")] if quality else []
+        table.add_row(name_text(one.path), *cells)
+    console = stdout()
+    console.print(table)
+    parts = f"{found[0].sums.size} lines" if encoder else f"{found[0].counts.sum():,.0f} tokens"
+    console.print(f"against {reference}, on {parts}; +- is the standard error, of a ratio that of the pairs")
+
+
+def document(reference: str, found: list[Closeness]) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
+        "command": "bench model",
+        "reference": reference,
+        "figure": _figure(found[0]),
+        "models": [
+            {
+                "path": one.path,
+                "bytes": one.bytes,
+                "bits_per_weight": one.bits,
+                "value": _json(one.figure),
+                "of_first": _json(one.over(found[0])),
+                "perplexity_ratio": _json(one.quality.perplexity_ratio) if one.quality else None,
+                "top1_agreement": _json(one.quality.top1) if one.quality else None,
+            }
+            for one in found
+        ],
+    }
+
+
+def _figure(one: Closeness) -> str:
+    return "1 - cosine" if one.quality is None else "KL, nats/token"
+
+
+def _plus_minus(estimate: Estimate, form: str) -> str:
+    return f"{number(estimate.value, form)} +- {number(estimate.error, form)}"
+
+
+def _json(estimate: Estimate) -> dict[str, float | None]:
+    return {"value": finite(estimate.value), "error": finite(estimate.error)}
