@@ -29,7 +29,7 @@ from rbe_cli.errors import Damage
 from rbe_cli.kernels import rans
 from rbe_cli.kernels import trellis as trellis_kernels
 
-#: Tiles searched side by side: their lanes fill the vector registers.
+#: Tiles searched side by side, at most: their lanes fill the vector registers.
 GROUP = 4
 #: |w| / step beyond this has no exact float32 reconstruction; such a tensor is stored exactly.
 MAX_INDEX = 1 << 22
@@ -92,7 +92,9 @@ class Encoding:
         )
         geometry = Geometry.of(self.parameters, field.rows, field.columns)
         tiles = list(self.parameters.grid)
-        groups = [tiles[i : i + GROUP] for i in range(0, len(tiles), GROUP)]
+        count = -(-len(tiles) // GROUP)
+        # As even as can be: the fewer lanes, the more time a weight takes.
+        groups = [tiles[i * len(tiles) // count : (i + 1) * len(tiles) // count] for i in range(count)]
         self.futures: list[Future[tuple[list[bytes], float, int]]] = [
             executor.submit(_encode_group, matrix, self.parameters, geometry, group) for group in groups
         ]
@@ -116,8 +118,7 @@ def _encode_group(
     """Streams of some tiles, the squared error of what they decode to, and the processor time it took, in ns."""
     started = time.thread_time_ns()
     lanes = rans.LANES
-    # Always the lanes of a full group: the kernels are fast for that number, and absent lanes cost no bits.
-    shape = (max(-(-tile.size // lanes) for tile in group), lanes * GROUP)
+    shape = (max(-(-tile.size // lanes) for tile in group), lanes * len(group))
     x = scratch("x", shape, np.float32)
     classes = scratch("classes", shape, np.uint8)
     classes.fill(_ABSENT)

@@ -17,6 +17,8 @@ RATE_REACH = 112
 #: Entries of `price` for one class.
 _CLASS_PRICES = (2 * RATE_REACH + 1) * 4
 _NO_PATH = np.float32(1e30)
+#: Lanes of a tile that is searched alone.
+FEW_LANES = 8
 
 
 @njit(**JIT)
@@ -95,6 +97,23 @@ def branch_costs(x, classes, coded, price, cost, symbol):
                 symbol[r, lane] = low + 2 if higher else low
 
 
+@njit(inline="always", **JIT)
+def _butterfly(from_a, from_b, even, odd, to_c, to_d, bits, place, lanes):
+    """One butterfly: its bits go to the places `place` and `place` + 1."""
+    bit_c = np.uint32(1) << place
+    bit_d = np.uint32(2) << place
+    for lane in range(np.uint64(lanes)):
+        a_even = from_a[lane] + even[lane]
+        b_odd = from_b[lane] + odd[lane]
+        b_even = from_b[lane] + even[lane]
+        a_odd = from_a[lane] + odd[lane]
+        c_odd = b_odd < a_even
+        d_odd = a_odd < b_even
+        to_c[lane] = b_odd if c_odd else a_even
+        to_d[lane] = a_odd if d_odd else b_even
+        bits[lane] |= (bit_c if c_odd else np.uint32(0)) | (bit_d if d_odd else np.uint32(0))
+
+
 @njit(**JIT)
 def add_compare_select(metric, cost, butterflies, decision, advanced):
     """One trellis step for all states and lanes: keep the better of the two paths into each state.
@@ -114,30 +133,18 @@ def add_compare_select(metric, cost, butterflies, decision, advanced):
         Written: bit 2 i is set if c of butterfly i came from b, bit 2 i + 1 if d came from a.
     """
     lanes = metric.shape[1]
-    for word in range(decision.shape[0]):
-        bits = decision[word]
-        for lane in range(lanes):
-            bits[lane] = np.uint32(0)
-    for i in range(butterflies.shape[0]):
-        from_a = metric[butterflies[i, 0]]
-        from_b = metric[butterflies[i, 1]]
-        to_c = advanced[butterflies[i, 2]]
-        to_d = advanced[butterflies[i, 3]]
-        even = cost[butterflies[i, 4]]
-        odd = cost[butterflies[i, 4] + 2]
-        bits = decision[i >> 4]
-        bit_c = np.uint32(1) << np.uint32(2 * (i & 15))
-        bit_d = np.uint32(2) << np.uint32(2 * (i & 15))
-        for lane in range(lanes):
-            a_even = from_a[lane] + even[lane]
-            b_odd = from_b[lane] + odd[lane]
-            b_even = from_b[lane] + even[lane]
-            a_odd = from_a[lane] + odd[lane]
-            c_odd = b_odd < a_even
-            d_odd = a_odd < b_even
-            to_c[lane] = b_odd if c_odd else a_even
-            to_d[lane] = a_odd if d_odd else b_even
-            bits[lane] |= (bit_c if c_odd else np.uint32(0)) | (bit_d if d_odd else np.uint32(0))
+    decision[:] = np.uint32(0)
+    for i in range(np.uint64(butterflies.shape[0])):
+        from_a, from_b = metric[np.uint64(butterflies[i, 0])], metric[np.uint64(butterflies[i, 1])]
+        to_c, to_d = advanced[np.uint64(butterflies[i, 2])], advanced[np.uint64(butterflies[i, 3])]
+        subset = np.uint64(butterflies[i, 4])
+        even, odd = cost[subset], cost[subset + np.uint64(2)]
+        bits, place = decision[i >> np.uint64(4)], np.uint32(np.uint64(2) * (i & np.uint64(15)))
+        if lanes == FEW_LANES:
+            # A number the compiler knows: one vector, no loop.
+            _butterfly(from_a, from_b, even, odd, to_c, to_d, bits, place, FEW_LANES)
+        else:
+            _butterfly(from_a, from_b, even, odd, to_c, to_d, bits, place, lanes)
 
 
 @njit(**JIT)
