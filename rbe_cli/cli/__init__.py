@@ -12,26 +12,32 @@ from typing import Annotated
 import typer
 
 from rbe_cli import __version__
-from rbe_cli.cli import bench, calibrate, compress, decode, inspect, sweep, verify
+from rbe_cli.cli.lazy import Later, add_later
 from rbe_cli.errors import RBEError
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
     name="rbe",
+    cls=Later,
     help="Compress models: the most exact weights for their size, and the plain truth about the error.",
     epilog="Try:  rbe compress mini-gpt2 -o demo  &&  rbe inspect demo  &&  rbe decode demo -o back",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compress")(compress.command)
-app.command("inspect")(inspect.command)
-app.command("decode")(decode.command)
-app.command("verify")(verify.command)
-app.command("calibrate")(calibrate.command)
-app.add_typer(bench.app)
-app.command("sweep")(sweep.command)
+add_later(
+    app,
+    {
+        "compress": "Compress a checkpoint into a folder: one .rbe file per layer, and rbe.json.",
+        "inspect": "Show what a compressed folder holds, or what the weights of a checkpoint are like.",
+        "decode": "Write the checkpoint back: the same names, shapes, types and files.",
+        "verify": "Check every byte of a compressed folder, and its errors against the original.",
+        "sweep": "Compress with every combination of some settings, and compare.",
+        "bench": "Measure what compression does to a model, and how good and fast the codec is.",
+        "calibrate": "Measure on a text how strong each input of each weight is.",
+    },
+)
 
 
 def _version(wanted: bool) -> None:

@@ -12,23 +12,28 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rbe_cli.cli import bench_codec, bench_models, options, tables
+from rbe_cli.cli import bench_codec, bench_models, budgets, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.lazy import WithDefault
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_model import ModelBench, Variant
-    from rbe_cli.operations.model_budgets import Budget
     from rbe_cli.operations.model_quality import Estimate
     from rbe_cli.operations.model_speed import Rate
 
 app = typer.Typer(
-    name="bench", help="Measure what compression does.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="bench",
+    cls=WithDefault,
+    help="Measure what compression does: `rbe bench PATH` is `rbe bench model PATH`.",
+    no_args_is_help=True,
+    add_completion=False,
 )
-_MEASURE, _BUDGET = "How to measure", "Budgets: exit code 3 if one is broken"
+_MEASURE = "How to measure"
 
 
 app.command("codec")(bench_codec.command)
@@ -49,6 +54,7 @@ def model(
             help="A folder `rbe compress` wrote (or any checkpoint, with --reference); of several, the quality alone.",
         ),
     ],
+    budget: budgets.BudgetOptions,
     status: options.Status,
     reference: Annotated[
         str | None,
@@ -91,22 +97,16 @@ def model(
     quality_only: Annotated[
         bool, typer.Option("--quality-only", help="Leave speed and memory out.", rich_help_panel=_MEASURE)
     ] = False,
-    max_kl: Annotated[
-        float | None,
-        typer.Option("--max-kl", metavar="NATS", help="Mean KL divergence per token.", rich_help_panel=_BUDGET),
-    ] = None,
+    max_kl: Annotated[float | None, budgets.option("--max-kl", "NATS", "Mean KL divergence per token.")] = None,
     max_ppl_ratio: Annotated[
-        float | None,
-        typer.Option("--max-ppl-ratio", metavar="R", help="Perplexity over the original's.", rich_help_panel=_BUDGET),
+        float | None, budgets.option("--max-ppl-ratio", "R", "Perplexity over the original's.")
     ] = None,
     min_top1: Annotated[
-        float | None,
-        typer.Option(
-            "--min-top1", metavar="P", help="Part of tokens with the same likeliest token.", rich_help_panel=_BUDGET
-        ),
+        float | None, budgets.option("--min-top1", "P", "Part of tokens with the same likeliest token.")
     ] = None,
     jobs: options.Jobs = 1,
     as_json: options.Json = False,
+    markdown: options.Markdown = False,
 ) -> None:
     """Perplexity, KL divergence and top-1 agreement of a compressed language model, its speed and its memory.
 
@@ -123,18 +123,18 @@ def model(
 
       rbe bench model plain.rbe calibrated.rbe
     """
+    bounds = budget.bounds()
     caches = [parse_size(size) for size in cache or []]
     load_kernels(status)
     from rbe_cli.layers.model_files import ModelFiles
     from rbe_cli.operations.bench_model import bench_model
     from rbe_cli.operations.bench_models import compare_models, is_encoder
-    from rbe_cli.operations.model_budgets import Budget, check
     from rbe_cli.operations.settings import Settings
 
     threads = Settings(jobs=jobs).threads
     path = paths[0]
     if len(paths) > 1 or is_encoder(ModelFiles.open(path), engine):
-        if any(bound is not None for bound in (max_kl, max_ppl_ratio, min_top1)):
+        if bounds != budgets.NONE or any(bound is not None for bound in (max_kl, max_ppl_ratio, min_top1)):
             raise UsageError("budgets are for one language model at a time")
         with progress_bar(status) as bar:
             original, found = compare_models(
@@ -156,15 +156,27 @@ def model(
         ("--max-ppl-ratio", max_ppl_ratio, done.quality.perplexity_ratio.value),
         ("--min-top1", min_top1, done.quality.top1.value),
     ]
-    budgets = [Budget(option, bound, figure) for option, bound, figure in figures if bound is not None]
+    judged = _judge_folder(path, bounds) + [
+        Budget(option, bound, figure) for option, bound, figure in figures if bound is not None
+    ]
     if as_json:
-        tables.print_json(_document(path, done, budgets))
+        tables.print_json(_document(path, done, judged))
     else:
-        _print(stdout(), path, done, budgets)
-    check(path, budgets)
+        _print(stdout(), path, done, judged, markdown)
+    budgets.require(judged)
 
 
-def _print(console: Console, path: str, done: ModelBench, budgets: list[Budget]) -> None:
+def _judge_folder(path: str, bounds: GroupedBounds) -> list[Budget]:
+    """The bounds on sizes and errors, of a compressed folder."""
+    if bounds == budgets.NONE:
+        return []
+    from rbe_cli.operations.inspect import inspect
+
+    found = inspect(Path(path))
+    return judge(bounds, found.tensors, found.size)
+
+
+def _print(console: Console, path: str, done: ModelBench, judged: list[Budget], markdown: bool) -> None:
     quality = done.quality
     console.print(
         f"{path} ({size_text(done.bytes)}) against {done.reference} ({size_text(done.reference_bytes)}): "
@@ -183,22 +195,17 @@ def _print(console: Console, path: str, done: ModelBench, budgets: list[Budget])
         table.add_row(name, _plus_minus(original, ".4f"), _plus_minus(compressed, ".4f"), difference)
     table.add_row("KL(reference || compressed), nats per token", "", "", _plus_minus(quality.kl, ".6f"))
     table.add_row("top-1 agreement, %", "", "", _plus_minus(quality.top1.scaled(100), ".3f"))
-    console.print(table)
+    tables.show(console, table, markdown)
     if done.variants:
-        console.print(_variant_table(done.variants))
+        tables.show(console, _variant_table(done.variants), markdown)
         first = done.variants[0].speed
         console.print(
             f"tok/s: median (10th to 90th percentile) of {first.prompt.measurements} prompts of {first.prompt.tokens} "
             f"tokens and of {first.generation.measurements} tokens written one by one with cached keys and values. "
             "Peak: what a process of its own grew by, loading included."
         )
-    if budgets:
-        verdicts = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("budget", "bound", "figure", "verdict"):
-            verdicts.add_column(column, justify="left" if column in ("budget", "verdict") else "right")
-        for budget in budgets:
-            verdicts.add_row(budget.option, f"{budget.bound:g}", f"{budget.figure:.6g}", budget.verdict)
-        console.print(verdicts)
+    if judged:
+        tables.show(console, budgets.table(judged), markdown)
 
 
 def _variant_table(variants: list[Variant]) -> Table:
@@ -225,7 +232,7 @@ def _rate(rate: Rate) -> str:
     return f"{rate.median:.0f} ({rate.low:.0f} to {rate.high:.0f})"
 
 
-def _document(path: str, done: ModelBench, budgets: list[Budget]) -> dict[str, Any]:
+def _document(path: str, done: ModelBench, judged: list[Budget]) -> dict[str, Any]:
     quality = done.quality
     bits = 1 / math.log(2) if done.are_bytes else math.nan
     return {
@@ -258,7 +265,7 @@ def _document(path: str, done: ModelBench, budgets: list[Budget]) -> dict[str, A
             }
             for variant in done.variants
         ],
-        "budgets": [{"option": b.option, "bound": b.bound, "figure": b.figure, "kept": b.kept} for b in budgets],
+        "budget": budgets.as_json(judged),
     }
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.errors import OverBudget
-from rbe_cli.operations.budgets import ALL, Bounds, GroupBudget, GroupedBounds, read_bounds
+from rbe_cli.operations.budgets import ALL, Bounds, Budget, GroupedBounds, read_bounds
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
 
@@ -29,10 +29,14 @@ _NAMES = {
     "max_rmse": "RMSE at most",
     "max_nrmse": "NRMSE at most",
     "min_snr": "SNR dB at least",
+    "max_kl": "KL, nats per token at most",
+    "max_ppl_ratio": "perplexity ratio at most",
+    "min_top1": "top-1 agreement at least",
 }
 
 
-def _option(flag: str, metavar: str, text: str) -> Any:
+def option(flag: str, metavar: str, text: str) -> Any:
+    """A bound of the command line."""
     return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_PANEL)
 
 
@@ -40,14 +44,14 @@ def _option(flag: str, metavar: str, text: str) -> Any:
 class BudgetOptions:
     """The bounds a command line gives."""
 
-    max_size: Annotated[str | None, _option("--max-size", "SIZE", "All files together, like 60MB.")] = None
-    min_ratio: Annotated[float | None, _option("--min-ratio", "R", "Source bytes over bytes, at least.")] = None
-    max_bits: Annotated[float | None, _option("--max-bits", "B", "Bits per weight, all files counted.")] = None
-    max_rmse: Annotated[float | None, _option("--max-rmse", "E", "Root mean square error of every tensor.")] = None
-    max_nrmse: Annotated[float | None, _option("--max-nrmse", "E", "Relative error of every tensor.")] = None
-    min_snr: Annotated[float | None, _option("--min-snr", "DB", "Signal-to-noise ratio of every tensor.")] = None
+    max_size: Annotated[str | None, option("--max-size", "SIZE", "All files together, like 60MB.")] = None
+    min_ratio: Annotated[float | None, option("--min-ratio", "R", "Source bytes over bytes, at least.")] = None
+    max_bits: Annotated[float | None, option("--max-bits", "B", "Bits per weight, all files counted.")] = None
+    max_rmse: Annotated[float | None, option("--max-rmse", "E", "Root mean square error of every tensor.")] = None
+    max_nrmse: Annotated[float | None, option("--max-nrmse", "E", "Relative error of every tensor.")] = None
+    min_snr: Annotated[float | None, option("--min-snr", "DB", "Signal-to-noise ratio of every tensor.")] = None
     budget_file: Annotated[
-        Path | None, _option("--budget", "FILE.toml", "Bounds for the whole and per tensor pattern.")
+        Path | None, option("--budget", "FILE.toml", "Bounds for the whole and per tensor pattern.")
     ] = None
 
     def bounds(self) -> GroupedBounds:
@@ -58,7 +62,7 @@ class BudgetOptions:
         return bounds.with_whole(whole)
 
 
-def table(judged: Sequence[GroupBudget]) -> Table:
+def table(judged: Sequence[Budget]) -> Table:
     """Bound, figure, verdict."""
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("budget for", overflow="fold")
@@ -76,13 +80,13 @@ def table(judged: Sequence[GroupBudget]) -> Table:
     return out
 
 
-def _text(budget: GroupBudget, value: float) -> str:
+def _text(budget: Budget, value: float) -> str:
     if budget.name == "max_size":
         return f"{value:,.0f}"
-    return f"{value:.6g}" if math.isfinite(value) else "exact"
+    return "exact" if math.isinf(value) else f"{value:.6g}"
 
 
-def as_json(judged: Sequence[GroupBudget]) -> list[dict[str, Any]]:
+def as_json(judged: Sequence[Budget]) -> list[dict[str, Any]]:
     """The `budget` of the JSON documents; a figure of null is an exact tensor's SNR."""
     return [
         {
@@ -97,7 +101,7 @@ def as_json(judged: Sequence[GroupBudget]) -> list[dict[str, Any]]:
     ]
 
 
-def require(judged: Sequence[GroupBudget], addition: str = "") -> None:
+def require(judged: Sequence[Budget], addition: str = "") -> None:
     """Raise OverBudget naming every bound that is broken."""
     broken = []
     for budget in judged:

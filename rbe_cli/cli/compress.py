@@ -12,7 +12,7 @@ import typer
 from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.encoder import EncoderOptions
-from rbe_cli.operations.budgets import GroupBudget, GroupedBounds, judge
+from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.presets import as_toml
 
@@ -90,7 +90,7 @@ def command(
     work = sum(done.encode_ns[t.name] * t.elements for t in inexact)
     figures |= {
         "seconds": done.seconds,
-        "encode_ns_per_element": work / sum(t.elements for t in inexact) if inexact else None,
+        "encode_ns_per_weight": work / sum(t.elements for t in inexact) if inexact else None,
         "peak_memory_bytes": peak_memory(),
         "passes": done.passes,
     }
@@ -100,7 +100,7 @@ def command(
             "path": str(out),
             "source": done.manifest.source,
             "settings": done.manifest.settings,
-            "tensors": [tables.tensor_json(t) | {"encode_ns_per_element": done.encode_ns.get(t.name)} for t in tensors],
+            "tensors": [tables.tensor_json(t) | {"encode_ns_per_weight": done.encode_ns.get(t.name)} for t in tensors],
             "totals": figures,
             "budget": budgets.as_json(judged),
         }
@@ -150,7 +150,7 @@ def _dry_run(
 def _print(
     done: Compressed,
     figures: Mapping[str, Any],
-    judged: Sequence[GroupBudget],
+    judged: Sequence[Budget],
     threads: int,
     out: Path,
     whole: bool,
@@ -159,7 +159,7 @@ def _print(
     console = stdout()
     tables.show(console, tables.tensor_table(done.manifest.tensors, done.encode_ns, whole), markdown)
     tables.print_totals(console, figures)
-    speed = figures["encode_ns_per_element"]
+    speed = figures["encode_ns_per_weight"]
     encoded = f", encoding {speed:.0f} ns per weight on one core" if speed is not None else ""
     console.print(f"{done.seconds:.1f} s on {threads} threads{encoded}, peak memory {tables.size_text(peak_memory())}")
     if judged:

@@ -57,7 +57,7 @@ def command(
             "elements": done.elements,
             "decoded_bytes": done.decoded_bytes,
             "seconds": done.seconds,
-            "decode_ns_per_element": speed,
+            "decode_ns_per_weight": speed,
         }
         tables.print_json(document)
         return

@@ -11,7 +11,7 @@ import typer
 from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.errors import UsageError
-from rbe_cli.operations.budgets import GroupBudget, judge
+from rbe_cli.operations.budgets import Budget, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.settings import Settings
 
@@ -110,9 +110,7 @@ def _inspect_checkpoint(
         show_profile(open_source(source, revision), snr, threads, whole, as_json, markdown, status)
 
 
-def _print(
-    found: Inspected, figures: dict[str, Any], judged: Sequence[GroupBudget], whole: bool, markdown: bool
-) -> None:
+def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], whole: bool, markdown: bool) -> None:
     console = stdout()
     details = {name: _blocks_text(parameters) for name, parameters in found.parameters.items()}
     if found.manifest is not None:

@@ -81,6 +81,13 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
             given[name] = group(**{item.name: given.pop(item.name) for item in fields(group)})
         function(**given)
 
+    command.__doc__ = _unwrapped(function.__doc__ or "")
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring with each paragraph on one line, for terminals of any width."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.rstrip().split("\n")) for paragraph in paragraphs)

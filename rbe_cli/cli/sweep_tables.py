@@ -89,7 +89,7 @@ def short(point: Point) -> str:
     return f"{point.bits:.3f} bits/w, SNR {snr} dB, {point.seconds:.1f} s"
 
 
-COLUMNS = ("bits/w", "ratio", "size", "RMSE", "NRMSE", "SNR dB", "gap dB", "worst NRMSE", "enc ns/el", "dec ns/el", "s")
+COLUMNS = ("bits/w", "ratio", "size", "RMSE", "NRMSE", "SNR dB", "gap dB", "worst NRMSE", "enc ns/w", "dec ns/w", "s")
 
 
 def cells(point: Point) -> list[str]:
@@ -172,8 +172,8 @@ def _row(outcome: Outcome, i: int) -> dict[str, Any]:
         "snr_db": finite(error.snr),
         "gap_db": finite(gap) if gap is not None else None,
         "worst_nrmse": point.worst_nrmse,
-        "encode_ns_per_element": point.encode_ns,
-        "decode_ns_per_element": point.decode_ns,
+        "encode_ns_per_weight": point.encode_ns,
+        "decode_ns_per_weight": point.decode_ns,
         "seconds": point.seconds,
     }
     if point.problem:

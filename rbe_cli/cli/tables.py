@@ -111,7 +111,7 @@ def tensor_table(
     for column in ("bits/w", "ratio", "RMSE", "NRMSE", "SNR dB", "gap dB"):
         table.add_column(column, justify="right", no_wrap=True)
     if encode_ns is not None:
-        table.add_column("enc ns/el", justify="right", no_wrap=True)
+        table.add_column("enc ns/w", justify="right", no_wrap=True)
     small = [] if whole else [t for t in tensors if t.method == "lossless" and t.elements < _SMALL]
     if len(small) < 2:
         small = []

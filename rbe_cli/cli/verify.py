@@ -103,5 +103,5 @@ def _document(path: Path, against: str | None, done: Verified, speed: float | No
         "elements": done.elements,
         "bytes": done.size,
         "seconds": done.seconds,
-        "decode_ns_per_element": speed,
+        "decode_ns_per_weight": speed,
     }

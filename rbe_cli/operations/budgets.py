@@ -1,4 +1,4 @@
-"""Bounds on the size and error of groups of tensors, and the verdict on each.
+"""Bounds that a user sets: on the size and error of groups of tensors, and on what a model does; the verdict on each.
 
 A group is all tensors, or those whose name a regular expression finds. Size, ratio and bits are those of the group
 together, of the whole with headers and manifest; errors are those of its worst tensor.
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from rbe_cli import metrics
 from rbe_cli.errors import UsageError
-from rbe_cli.operations.model_budgets import Budget
 from rbe_cli.operations.sizes import parse_size
 from rbe_cli.operations.toml import read_toml, unknown_key
 
@@ -74,19 +73,43 @@ class GroupedBounds:
 
 
 @dataclass(frozen=True)
-class GroupBudget(Budget):
+class Budget:
     """One bound on one group, and what was found.
 
     Attributes
     ----------
+    option : str
+        As on the command line, `--max-kl`; `--max-` bounds from above, `--min-` from below.
+    bound, figure : float
     group : str
         The pattern, or `all`.
     tensor : str
         Where the figure was found; empty for the figures of a group together.
     """
 
+    option: str
+    bound: float
+    figure: float
     group: str = ALL
     tensor: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the figure is within the bound; a figure that is not a number never is.
+
+        >>> Budget("--max-kl", 0.1, 0.1).kept, Budget("--min-top1", 0.9, 0.8).kept
+        (True, False)
+        """
+        if math.isnan(self.figure):
+            return False
+        return self.figure >= self.bound if self.option.startswith("--min-") else self.figure <= self.bound
+
+    @property
+    def verdict(self) -> str:
+        """`kept` or `over`, `under`."""
+        if self.kept:
+            return "kept"
+        return "under" if self.option.startswith("--min-") else "over"
 
     @property
     def name(self) -> str:
@@ -133,7 +156,7 @@ def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
     return Bounds(**read)
 
 
-def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> list[GroupBudget]:
+def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> list[Budget]:
     """Every bound with its figure; `size` is that of all files. Raises UsageError for a pattern without a tensor."""
     judged = _judge_group(ALL, bounds.whole, tensors, size)
     for pattern, own in bounds.groups:
@@ -144,7 +167,7 @@ def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> l
     return judged
 
 
-def _judge_group(group: str, bounds: Bounds, tensors: Sequence[TensorEntry], size: int) -> list[GroupBudget]:
+def _judge_group(group: str, bounds: Bounds, tensors: Sequence[TensorEntry], size: int) -> list[Budget]:
     together = {
         "max_size": float(size),
         "min_ratio": metrics.ratio(sum(tensor.source_bytes for tensor in tensors), size),
@@ -153,10 +176,10 @@ def _judge_group(group: str, bounds: Bounds, tensors: Sequence[TensorEntry], siz
     judged = []
     for name, bound in bounds.given().items():
         if name in together:
-            judged.append(GroupBudget(_option(name), bound, together[name], group))
+            judged.append(Budget(_option(name), bound, together[name], group))
         elif tensors:
             worst = _worst(name, tensors)
-            judged.append(GroupBudget(_option(name), bound, _figure(name, worst), group, worst.name))
+            judged.append(Budget(_option(name), bound, _figure(name, worst), group, worst.name))
     return judged
 
 

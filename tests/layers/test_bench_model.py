@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from rbe_cli.cli import app
+from rbe_cli.cli.budgets import require
 from rbe_cli.errors import OverBudget, RBEError, UsageError
 from rbe_cli.layers.gpt2 import GPT2
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.bench_model import bench_model
-from rbe_cli.operations.model_budgets import Budget, check
+from rbe_cli.operations.budgets import Budget
 from rbe_cli.operations.model_quality import Estimate, compare, windows
 from rbe_cli.operations.model_text import read_text
 from tests.layers import tiny_gpt2
@@ -98,19 +99,23 @@ def test_the_command_and_its_budgets(gpt2_source: Path, gpt2_folder: Path) -> No
     document = json.loads(good.stdout)
     assert document["tokens"] == 231
     assert document["kl_nats_per_token"]["value"] > 0
-    assert [budget["kept"] for budget in document["budgets"]] == [True, True]
+    assert [budget["kept"] for budget in document["budget"]] == [True, True]
+    sizes = run.invoke(app, [*command, "--max-size", "1kB", "--markdown"])
+    assert isinstance(sizes.exception, OverBudget)
+    assert "must be at most 1,000" in str(sizes.exception)
+    assert "| all | size at most |" in sizes.stdout
     bad = run.invoke(app, [*command, "--max-kl", "1e-9", "--max-ppl-ratio", "1e9"])
     assert isinstance(bad.exception, OverBudget)
     assert bad.exception.exit_code == 3
-    assert "--max-kl" in str(bad.exception)
-    assert "--max-ppl-ratio" not in str(bad.exception)
+    assert "KL, nats per token is" in str(bad.exception)
+    assert "perplexity" not in str(bad.exception)
     assert "bits per byte" in bad.stdout
     assert "over" in bad.stdout
 
 
 def test_budgets_of_what_is_not_a_number_are_broken() -> None:
-    with pytest.raises(OverBudget, match=r"x: broken budget: --min-top1 0.9 \(is nan\)"):
-        check("x", [Budget("--min-top1", 0.9, math.nan), Budget("--max-kl", 1.0, 1.0)])
+    with pytest.raises(OverBudget, match=r"top-1 agreement is nan, must be at least 0.9$"):
+        require([Budget("--min-top1", 0.9, math.nan), Budget("--max-kl", 1.0, 1.0)])
 
 
 def test_the_reference_must_be_there_and_be_the_one(gpt2_source: Path, gpt2_folder: Path, tmp_path: Path) -> None:

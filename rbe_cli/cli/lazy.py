@@ -1,0 +1,46 @@
+"""Groups of commands that are imported when they are run, so that help and completion are quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+def add_later(app: typer.Typer, commands: Mapping[str, str]) -> None:
+    """Add commands by their names and one line of help; `Later` imports them."""
+    for name, text in commands.items():
+        app.command(name, help=text)(lambda: None)
+
+
+class Later(TyperGroup):
+    """A group whose command `name` is `command` (or the group `app`) of the module `rbe_cli.cli.name`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command itself, where `get_command` has no more than its line of help."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _load(str(name)), rest
+
+
+def _load(name: str) -> Any:
+    module = import_module(f"rbe_cli.cli.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command(name)(module.command)
+    return typer.main.get_command(app)
+
+
+class WithDefault(TyperGroup):
+    """A group that takes what is no command of its own, and no option, for the argument of its command `model`."""
+
+    default = "model"
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """`rbe bench mini.rbe` is `rbe bench model mini.rbe`."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
