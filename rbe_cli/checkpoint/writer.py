@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ _ORDER = (
 )  # fmt: skip
 
 Tensor = tuple[str, str, tuple[int, ...]]
+#: The bytes of each tensor, in pieces.
+Data = Iterator[Iterable[NDArray[np.uint8]]]
 
 
 def layout(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -29,13 +32,14 @@ def layout(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (_ORDER.index(tensor[1]), tensor[0].encode("utf-8", "surrogatepass")))
 
 
-def write_safetensors(
-    path: Path,
-    tensors: list[Tensor],
-    data: Iterator[Iterable[NDArray[np.uint8]]],
-    metadata: dict[str, str] | None,
-) -> None:
-    """Write `tensors`, which must be in `layout` order; `data` gives the bytes of each, in pieces."""
+def write_safetensors(path: Path, tensors: list[Tensor], data: Data, metadata: dict[str, str] | None) -> None:
+    """Write a file with `tensors`, which must be in `layout` order; `data` gives the bytes of each, in pieces."""
+    with atomic_file(path) as file:
+        stream_safetensors(file, tensors, data, metadata)
+
+
+def stream_safetensors(file: BinaryIO, tensors: list[Tensor], data: Data, metadata: dict[str, str] | None) -> None:
+    """The same to an open file."""
     header: dict[str, object] = {}
     if metadata is not None:
         header["__metadata__"] = dict(sorted(metadata.items()))
@@ -46,8 +50,7 @@ def write_safetensors(
         at += size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for pieces in data:
-            for piece in pieces:
-                file.write(piece.data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for pieces in data:
+        for piece in pieces:
+            file.write(piece.data)

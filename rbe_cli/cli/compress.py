@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rbe_cli.cli import budgets, options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
 from rbe_cli.cli.encoder import EncoderOptions
+from rbe_cli.cli.stream import STDOUT, tar_on_stdout
+from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.presets import as_toml
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rbe_cli.checkpoint.reader import Checkpoint
     from rbe_cli.operations.compress import Compressed
     from rbe_cli.operations.settings import Settings
@@ -30,7 +35,12 @@ def command(
     status: options.Status,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; by default SOURCE's name + .rbe, here."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Where to write; - is a tar on stdout.  \\[default: SOURCE's name + .rbe, here]",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output rbe wrote before.")] = False,
     resume: Annotated[
@@ -65,6 +75,8 @@ def command(
       rbe compress model.safetensors --nrmse 0.05 --json
 
       rbe compress mini-gpt2 --preset small --max-size 600kB --max-nrmse 0.15
+
+      rbe compress mini-gpt2 -o - | ssh host tar x
     """
     settings = encoder.settings(jobs)
     if show_config:
@@ -74,15 +86,19 @@ def command(
     from rbe_cli.checkpoint.source import open_source
 
     checkpoint = open_source(source, revision)
-    out = out or Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
+    named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
     load_kernels(status)
     if dry_run:
         _dry_run(checkpoint, settings, bounds, whole, as_json, markdown, status)
         return
     from rbe_cli.operations.compress import compress
 
-    with progress_bar(status) as bar:
-        done = compress(checkpoint, out, settings, force=force, resume=resume, progress=bar)
+    if resume and out == STDOUT:
+        raise UsageError("--resume needs a folder to go on in: name one with -o")
+    target = tar_on_stdout(named.name, as_json) if out == STDOUT else nullcontext(out or named)
+    with target as folder, progress_bar(status) as bar:
+        done = compress(checkpoint, folder, settings, force=force, resume=resume, progress=bar)
+    out = out or named
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
     figures = totals(tensors, done.size, tables.carried_bytes(done.manifest))
@@ -106,7 +122,10 @@ def command(
         }
         tables.print_json(document)
     else:
-        _print(done, figures, judged, settings.threads, out, whole, markdown)
+        console = stderr() if out == STDOUT else stdout()
+        if not (status.quiet and out == STDOUT):
+            _print(console, done, figures, judged, settings.threads, whole, markdown)
+            console.print("wrote a tar to stdout" if out == STDOUT else f"wrote {out}")
     budgets.require(judged, f"; {out} is written all the same")
 
 
@@ -148,15 +167,14 @@ def _dry_run(
 
 
 def _print(
+    console: Console,
     done: Compressed,
     figures: Mapping[str, Any],
     judged: Sequence[Budget],
     threads: int,
-    out: Path,
     whole: bool,
     markdown: bool,
 ) -> None:
-    console = stdout()
     tables.show(console, tables.tensor_table(done.manifest.tensors, done.encode_ns, whole), markdown)
     tables.print_totals(console, figures)
     speed = figures["encode_ns_per_weight"]
@@ -164,7 +182,6 @@ def _print(
     console.print(f"{done.seconds:.1f} s on {threads} threads{encoded}, peak memory {tables.size_text(peak_memory())}")
     if judged:
         tables.show(console, budgets.table(judged), markdown)
-    console.print(f"wrote {out}")
 
 
 def peak_memory() -> int:

@@ -26,7 +26,7 @@ from rbe_cli.cli.options import Status
 _PIPE_WIDTH = 200
 _SHARE = 10
 #: Loading kernels that are compiled already takes less, in seconds.
-_PATIENCE = 2.0
+_PATIENCE = 4.0
 
 
 def stdout() -> Console:

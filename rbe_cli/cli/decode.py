@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
+from rbe_cli.cli.stream import STDOUT, binary_stdout
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
 
@@ -20,7 +21,10 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="OUT", help="A folder, or a .safetensors file.  \\[default: PATH + .decoded]"
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="A folder, a .safetensors file, or - for one on stdout.  \\[default: PATH + .decoded]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")] = False,
@@ -37,6 +41,8 @@ def command(
       rbe decode mini.rbe -o back
 
       rbe decode mini.rbe -o model.safetensors
+
+      rbe decode mini.rbe -o - | sha256sum
     """
     limit = None if max_decoded_size is None else parse_size(max_decoded_size)
     settings = Settings(jobs=jobs)
@@ -45,8 +51,9 @@ def command(
 
     named = path if path.name else path.resolve()
     out = out or named.with_name(named.name + ".decoded")
+    target = binary_stdout(as_json) if out == STDOUT else out
     with progress_bar(status) as bar:
-        done = decode(path, out, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
+        done = decode(path, target, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
     if as_json:
         document = {
@@ -61,10 +68,12 @@ def command(
         }
         tables.print_json(document)
         return
-    console = stdout()
+    console = stderr() if out == STDOUT else stdout()
+    if out == STDOUT and status.quiet:
+        return
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
         f"{len(done.manifest.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.decoded_bytes)}: "
         f"{done.seconds:.2f} s on {settings.threads} threads{decoded}"
     )
-    console.print(f"wrote {out}")
+    console.print("wrote it to stdout" if out == STDOUT else f"wrote {out}")

@@ -62,7 +62,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 def show(console: Console, table: Table, markdown: bool) -> None:
     """Print a table, as Markdown if that is wanted."""
     if markdown:
-        print(markdown_table(table))
+        print(markdown_table(table), file=console.file)
     else:
         console.print(table)
 

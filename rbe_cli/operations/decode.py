@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.reader import SUFFIX
-from rbe_cli.checkpoint.writer import layout, write_safetensors
-from rbe_cli.container.atomic import atomic_folder, check_free
+from rbe_cli.checkpoint.writer import layout, stream_safetensors
+from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.layer_file import LOSSY
@@ -55,14 +56,14 @@ class Decoded:
 
 def decode(
     folder: Path,
-    out: Path,
+    out: Path | BinaryIO,
     *,
     force: bool = False,
     threads: int = 1,
     max_decoded: int | None = None,
     progress: Progress | None = None,
 ) -> Decoded:
-    """Decode `folder` to `out`: a folder, or a single `.safetensors` file if the source was one.
+    """Decode `folder` to `out`: a folder, or a single `.safetensors` file, or a stream, if the source was one.
 
     Raises CorruptFile for anything damaged, RBEError if the output is there already.
     """
@@ -74,21 +75,18 @@ def decode(
     job = _Decoding(opened, progress)
     progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:
-        if out.name.endswith(SUFFIX):
+        if not isinstance(out, Path) or out.name.endswith(SUFFIX):
             if len(manifest.sources) != 1:
-                raise UsageError(f"{out}: the source has {len(manifest.sources)} files; give a folder with -o")
-            if out.exists() and not force:
-                raise RBEError(f"{out}: already there; use --force to replace it")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            job.write_source(pool, 0, out)
-            files = [out]
+                raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
+            files = _write_file(job, pool, out, force)
         else:
             _check_output(folder, out, force)
             with atomic_folder(out, replace=force) as partial:
                 for i, source in enumerate(manifest.sources):
                     path = partial / source.path
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    job.write_source(pool, i, path)
+                    with atomic_file(path) as file:
+                        job.write_source(pool, i, file)
                 for carried in manifest.carried:
                     _restore(folder, partial / carried.path, carried)
             files = [out / source.path for source in manifest.sources]
@@ -97,6 +95,20 @@ def decode(
         manifest, files, sum(t.source_bytes for t in tensors), sum(t.elements for t in tensors),
         time.perf_counter() - started, job.nanoseconds, job.trellis_elements,
     )  # fmt: skip
+
+
+def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO, force: bool) -> list[Path]:
+    """Write the only file of the source."""
+    if not isinstance(out, Path):
+        job.write_source(pool, 0, out)
+        out.flush()
+        return []
+    if out.exists() and not force:
+        raise RBEError(f"{out}: already there; use --force to replace it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out) as file:
+        job.write_source(pool, 0, file)
+    return [out]
 
 
 def _check_output(folder: Path, out: Path, force: bool) -> None:
@@ -128,7 +140,7 @@ class _Decoding:
         self.nanoseconds = 0
         self.trellis_elements = 0
 
-    def write_source(self, pool: ThreadPoolExecutor, index: int, path: Path) -> None:
+    def write_source(self, pool: ThreadPoolExecutor, index: int, file: BinaryIO) -> None:
         """Write one of the source's files."""
         source = self.folder.manifest.sources[index]
         order = layout(
@@ -137,7 +149,7 @@ class _Decoding:
             if tensor.source == index
         )
         data = (self._bytes(pool, name) for name, _, _ in order)
-        write_safetensors(path, order, data, source.metadata)
+        stream_safetensors(file, order, data, source.metadata)
 
     def _bytes(self, pool: ThreadPoolExecutor, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor, in order, while threads decode what comes next."""
