@@ -187,6 +187,7 @@ class Subject:
         ways: dict[str, dict[str, Any]] = {
             "mse": {"objective": "mse"},
             "balanced": {},
+            "allocation": {"overrides": overrides},
             "importance": {"importance": importance, "feedback": False},
             "importance, feedback": {"importance": importance},
             "importance, allocation": {"importance": importance, "feedback": False, "overrides": overrides},
