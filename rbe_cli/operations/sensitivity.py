@@ -33,6 +33,8 @@ DEFAULT_TOKENS = 4096
 COARSE_BITS = 3.0
 #: More or less bits than this are not suggested: the model KL = s 4^-b does not reach further.
 _REACH = 4.0
+#: Losses below this part of the largest are rounding.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,22 @@ def suggest(losses: Mapping[str, tuple[float, float, int]]) -> dict[str, float]:
 
     With loss s_t 4^-b_t and b_t bits for each of n_t weights, the sum of the losses is least at a given size where
     s_t 4^-b_t / n_t is the same for all (Lagrange): b_t = mean + log2(s_t / n_t) / 2 - its weighted mean. What is lost
-    in the noise counts as large as the noise.
+    in the noise counts as large as the noise. What has no effect at all (an encoder's pooler, say, on its embeddings)
+    was not measured: it gets the mean.
 
     >>> suggest({"a": (0.04, 0.0, 100), "b": (0.01, 0.0, 100)})
     {'a': 0.5, 'b': -0.5}
     """
-    floor = max((value for value, _, _ in losses.values()), default=0.0) * 1e-6 or 1.0
-    wish = {name: 0.5 * math.log2(max(value, error, floor) / n) for name, (value, error, n) in losses.items()}
-    elements = sum(n for _, _, n in losses.values())
-    mean = sum(wish[name] * n for name, (_, _, n) in losses.items()) / elements
-    return {name: min(max(round(bits - mean, 2), -_REACH), _REACH) for name, bits in wish.items()}
+    felt = max(value for value, _, _ in losses.values()) * _NOTHING
+    wish = {
+        name: 0.5 * math.log2(max(value, error) / n)
+        for name, (value, error, n) in losses.items()
+        if max(value, error) > felt
+    }
+    elements = max(sum(losses[name][2] for name in wish), 1)
+    mean = sum(bits * losses[name][2] for name, bits in wish.items()) / elements
+    more = {name: min(max(round(bits - mean, 2), -_REACH), _REACH) for name, bits in wish.items()}
+    return {name: more.get(name, 0.0) for name in losses}
 
 
 def write_overrides(path: Path, found: Sensitivities) -> None:
