@@ -17,6 +17,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import STEP_POWER, Factors, LowRank, encode_low_rank
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.codec.workspace import whole_matrices
 from rbe_cli.errors import Damage
 
 _MOST = 256
@@ -43,7 +44,8 @@ class LowRankAnalysis:
         self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
         count = min(_MOST, max(1, min(matrix.rows, matrix.columns) // 2))
         flat = np.ones(matrix.rows), np.ones(matrix.columns)
-        self._factors = Factors(matrix.band(0, matrix.rows), count, *flat)
+        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+            self._factors = Factors(matrix.whole(), count, *flat)
         self.largest = float(self._factors.values[0])
 
     def _components(self, step: float) -> tuple[int, float, float]:
@@ -74,7 +76,8 @@ class LowRankAnalysis:
         started = time.thread_time_ns()
         rank = max(self._components(step)[0], 1)
         matrix = self.matrix
-        low_rank = encode_low_rank(matrix.band(0, matrix.rows), self._factors, rank, step, shaped=False)
+        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+            low_rank = encode_low_rank(matrix.whole(), self._factors, rank, step, shaped=False)
         decoder = LowRankDecoder(low_rank)
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))

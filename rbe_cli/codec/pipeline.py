@@ -5,7 +5,9 @@ y = T(w - S)        w = S + T^-1(y)
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +19,13 @@ from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.structure import LowRank
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
+from rbe_cli.codec.workspace import kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 
 #: Widest matrix a Karhunen-Loeve basis is sent for.
 KLT_COLUMNS = 4096
-#: Largest matrix, in elements, that is kept in memory as it looks through a pipeline.
-KEPT = 1 << 28
+#: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
+_LARGEST_HELD = 1 << 28
 #: Relative error the basis is sent with.
 _BASIS_ERROR = 0.02
 
@@ -111,10 +114,7 @@ class Pipeline:
 
 
 class Piped:
-    """A matrix seen through a pipeline: a `Domain` for the trellis coder.
-
-    It is read many times, so up to KEPT elements are computed once and kept.
-    """
+    """A matrix seen through a pipeline: a `Domain` for the trellis coder."""
 
     def __init__(self, matrix: Matrix, pipeline: Pipeline) -> None:
         self._matrix = matrix
@@ -123,11 +123,24 @@ class Piped:
         self.alignment = pipeline.transform.alignment
         self.whole_rows = True
         self._values: NDArray[np.float32] | None = None
-        if self.rows * self.columns <= KEPT:
+
+    @contextmanager
+    def held(self) -> Iterator[Piped]:
+        """Computed once and held as a whole, for somebody who reads it again and again; if it is small, also later."""
+        size = 4 * self.rows * self.columns
+        if self.rows * self.columns > _LARGEST_HELD:
+            yield self
+            return
+        with whole_matrices.held(size):
             values = np.empty((self.rows, self.columns), np.float32)
             for top, band in self.bands():
                 values[top : top + len(band)] = band
             self._values = values
+            yield self
+            if kept_matrices.take(size):
+                weakref.finalize(self, kept_matrices.give, size)
+            else:
+                self._values = None
 
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows top to bottom - 1 of what is to be quantised."""

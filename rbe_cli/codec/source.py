@@ -112,6 +112,13 @@ class Matrix:
         piece = self.raw[top * size : bottom * size]
         return dtypes.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
 
+    def whole(self) -> NDArray[np.float32]:
+        """All rows, float32[rows, columns]; see `rbe_cli.codec.workspace.whole_matrices`."""
+        w = np.empty((self.rows, self.columns), np.float32)
+        for top, band in self.bands():
+            w[top : top + len(band)] = band
+        return w
+
     def exact(self, top: int, bottom: int) -> NDArray[np.float64]:
         """The same rows as float64."""
         size = self.columns * (dtypes.BITS[self.dtype] // 8)

@@ -108,18 +108,18 @@ class Factors:
     """
 
     def __init__(
-        self, w: NDArray[np.float32], count: int, rows: NDArray[np.float64], columns: NDArray[np.float64]
+        self, scaled: NDArray[np.float32], count: int, rows: NDArray[np.float64], columns: NDArray[np.float64]
     ) -> None:
+        """Of float32[m, n] that was divided by the scales already."""
         self.rows, self.columns = rows, columns
-        self._scaled = w if (rows == 1).all() and (columns == 1).all() else _divided(w, rows, columns)
-        self.values, self.vectors = leading(self._scaled, count)
-        self.energy = float(np.einsum("ij,ij->", self._scaled, self._scaled, dtype=np.float64))
+        self.values, self.vectors = leading(scaled, count)
+        self.energy = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64))
 
-    def scales_left(self, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def scales_left(self, scaled: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scales of the rows and of the columns of what the first `rank` components leave of W."""
-        p = self._scaled @ self.vectors[:, :rank].astype(np.float32)
-        rows = _power(self._scaled, "ij,ij->i") - _power(p, "ij,ij->i")
-        columns = _power(self._scaled, "ij,ij->j") - (self.values[:rank] ** 2 * self.vectors[:, :rank] ** 2).sum(axis=1)
+        p = scaled @ self.vectors[:, :rank].astype(np.float32)
+        rows = _power(scaled, "ij,ij->i") - _power(p, "ij,ij->i")
+        columns = _power(scaled, "ij,ij->j") - (self.values[:rank] ** 2 * self.vectors[:, :rank] ** 2).sum(axis=1)
         return self.rows * _scales(rows), self.columns * _scales(columns)
 
 
@@ -127,10 +127,12 @@ def _power(x: NDArray[np.float32], sums: str) -> NDArray[np.float64]:
     return np.asarray(np.einsum(sums, x, x, dtype=np.float64))
 
 
-def _divided(w: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
-    scaled = w * (1 / rows).astype(np.float32)[:, None]
-    scaled *= (1 / columns).astype(np.float32)
-    return scaled
+def _divided(
+    w: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64], out: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    np.multiply(w, (1 / rows).astype(np.float32)[:, None], out=out)
+    out *= (1 / columns).astype(np.float32)
+    return out
 
 
 def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,11 +150,14 @@ def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:
     most = min(_RANK_UNDER_RESIDUAL, min(m, n) // 4)
     if most < 1:
         return None
-    factors = Factors(w, most, _scales(_power(w, "ij,ij->i")), _scales(_power(w, "ij,ij->j")))
+    scales = _scales(_power(w, "ij,ij->i")), _scales(_power(w, "ij,ij->j"))
+    scaled = np.empty_like(w)
+    factors = Factors(_divided(w, *scales, scaled), most, *scales)
     rank, step = _best_rank(factors, m, n)
     if rank and float((factors.values[:rank] ** 2).sum()) > _MUCH * factors.energy:
         # The scales of the weights then say little of those of what is left.
-        factors = Factors(w, most, *factors.scales_left(rank))
+        scales = factors.scales_left(scaled, rank)
+        factors = Factors(_divided(w, *scales, scaled), most, *scales)
         rank, step = _best_rank(factors, m, n)
     return encode_low_rank(w, factors, rank, step, shaped=True) if rank else None
 

@@ -26,13 +26,14 @@ from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEnco
 from rbe_cli.codec.structure import fit_low_rank
 from rbe_cli.codec.tiles import LONG_ROW, Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
+from rbe_cli.codec.workspace import whole_matrices
 from rbe_cli.errors import Damage
 
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
 #: forecasts are good to about that.
 _WORTH = 0.01
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
-_LOW_RANK_ELEMENTS = 1 << 26
+_LOW_RANK_ELEMENTS = 1 << 25
 _SAMPLE_ROWS = 2048
 #: Below this many bits per weight `auto` also looks at low rank without a coded residual.
 _FEW_BITS = 1.0
@@ -130,8 +131,11 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
         if name == "none" or (wish.transform == "auto" and not _promising(matrix, name, wish)):
             continue
         pipeline = _pipeline(matrix, name, wish)
-        analysis = analyse(Piped(matrix, pipeline), row_shaping, column_shaping, shape_unit) if pipeline else None
-        if pipeline is not None and analysis is not None:
+        if pipeline is None:
+            continue
+        with Piped(matrix, pipeline).held() as piped:
+            analysis = analyse(piped, row_shaping, column_shaping, shape_unit)
+        if analysis is not None:
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = analysis.of_tensor(plain)
             cost = _cost(analysis, wish)
@@ -232,7 +236,8 @@ def _promising(matrix: Matrix, name: str, wish: Wish) -> bool:
     part = np.ascontiguousarray(matrix.band(top, bottom))
     sample = Matrix(part.view(np.uint8).ravel(), "F32", bottom - top, matrix.columns)
     plain = analyse(sample, 0, 0, False)
-    other = analyse(Piped(sample, Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)), 0, 0, False)
+    with Piped(sample, Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)).held() as piped:
+        other = analyse(piped, 0, 0, False)
     if plain is None or other is None:
         return True
     return _cost(other.of_tensor(plain), wish) < _cost(plain, wish)
@@ -240,7 +245,8 @@ def _promising(matrix: Matrix, name: str, wish: Wish) -> bool:
 
 def _pipeline(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
     if name == "lowrank":
-        structure = fit_low_rank(matrix.band(0, matrix.rows))
+        with whole_matrices.held(8 * matrix.rows * matrix.columns):
+            structure = fit_low_rank(matrix.whole())
         return Pipeline.of(structure, "none", 0, 0, matrix.columns) if structure else None
     if name == "klt":
         basis = encode_basis(matrix) if matrix.columns <= KLT_COLUMNS else None

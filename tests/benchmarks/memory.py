@@ -1,0 +1,156 @@
+"""Peak resident memory and throughput of the commands against the size of the checkpoint.
+
+    python -m tests.benchmarks.memory --sizes 0.2,1,5 --tensor f32 --tensor bf16 -o FOLDER    (or `make bench-memory`)
+
+Writes synthetic checkpoints in pieces, runs compress and decode on them as processes of their own, and prints a table:
+what the kernel says was the most that was resident (VmHWM), the bound 3 x the largest tensor + 300 MB, and the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from rbe_cli.checkpoint.writer import layout, write_safetensors
+from tests.command_line import ENVIRONMENT
+
+#: Rows and columns of most tensors, as in a model of 7 billion weights; tensors of a shard.
+_SHAPE, _PER_SHARD = (4096, 4096), 8
+_BOUND_FACTOR, _BOUND_CONSTANT = 3, 300e6
+_TYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One command on one checkpoint. Sizes in bytes."""
+
+    what: str
+    command: str
+    source: int
+    largest: int
+    peak: int
+    seconds: float
+
+    @property
+    def bound(self) -> float:
+        """Three times the largest tensor and 300 MB."""
+        return _BOUND_FACTOR * self.largest + _BOUND_CONSTANT
+
+    def row(self) -> str:
+        """A line of the table."""
+        return (
+            f"| {self.what} | {self.command} | {self.source / 1e9:.2f} | {self.largest / 1e6:.0f} | "
+            f"{self.peak / 1e6:.0f} | {self.bound / 1e6:.0f} | {'yes' if self.peak <= self.bound else '**no**'} | "
+            f"{self.seconds:.0f} | {self.source / 1e6 / self.seconds:.0f} |"
+        )
+
+
+HEAD = (
+    "| checkpoint | command | GB | largest tensor, MB | peak, MB | bound, MB | kept | seconds | MB/s |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def pieces(shape: tuple[int, int], dtype: str, number: int) -> Iterator[np.ndarray]:
+    """Bytes of a matrix, a few million elements at a time: one block of noise again and again, no two tensors alike."""
+    rng = np.random.default_rng(0)
+    rows = max(1, (1 << 22) // shape[1])
+    block = 0.02 * rng.standard_normal((rows, shape[1]), np.float32)
+    block *= np.exp(0.3 * rng.standard_normal((rows, 1), np.float32))
+    block[0] *= 1 + number / 1000
+    raw = np.ascontiguousarray(block.astype(_TYPES[dtype])).view(np.uint8)
+    for top in range(0, shape[0], rows):
+        yield raw[: min(rows, shape[0] - top)].ravel()
+
+
+def write_checkpoint(folder: Path, size: float, dtype: str) -> None:
+    """About `size` bytes in shards of _PER_SHARD matrices; one more tensor is exact."""
+    folder.mkdir(parents=True)
+    each = _SHAPE[0] * _SHAPE[1] * (2 if dtype == "BF16" else 4)
+    count = max(1, round(size / each))
+    for shard in range(0, count, _PER_SHARD):
+        numbers = range(shard, min(shard + _PER_SHARD, count))
+        tensors = layout((f"model.layers.{i:04d}.proj.weight", dtype, _SHAPE) for i in numbers)
+        data = (pieces(_SHAPE, dtype, i) for i in numbers)
+        write_safetensors(folder / f"model-{shard // _PER_SHARD:05d}.safetensors", tensors, data, None)
+
+
+def write_tensor(folder: Path, shape: tuple[int, int], dtype: str) -> None:
+    """One matrix in one file."""
+    folder.mkdir(parents=True)
+    write_safetensors(
+        folder / "model.safetensors", [("model.embed.weight", dtype, shape)], iter([pieces(shape, dtype, 0)]), None
+    )
+
+
+def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
+    """A command as a process of its own."""
+    command = [sys.executable, "-m", "rbe_cli", *map(str, arguments), "-q"]
+    began = time.perf_counter()
+    with subprocess.Popen(command, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
+    size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
+    shown = "compress " + " ".join(map(str, arguments[4:])) if arguments[0] == "compress" else "decode"
+    return Measured(what, shown.strip(), size, largest, usage.ru_maxrss << 10, time.perf_counter() - began)
+
+
+def measure(what: str, source: Path, largest: int, options: list[str]) -> Iterator[Measured]:
+    """Compress and decode a checkpoint, and delete what they wrote."""
+    packed, back = source.with_suffix(".rbe"), source.with_suffix(".back")
+    yield run(what, source, largest, "compress", source, "-o", packed, *options)
+    yield run(what, source, largest, "decode", packed, "-o", back, "--max-decoded-size", "100GB")
+    if "--lossless" in options:
+        for file in source.iterdir():
+            subprocess.run(["cmp", file, back / file.name], check=True)
+    shutil.rmtree(packed)
+    shutil.rmtree(back)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="0.2,1,5", help="checkpoints of so many GB, BF16")
+    parser.add_argument("--tensor", action="append", default=[], help="one tensor of a G elements: BF16 or F32")
+    parser.add_argument("--options", default="--effort 0", help="of compress")
+    parser.add_argument("-o", "--folder", type=Path, help="where there is room")
+    parser.add_argument("--json", type=Path, help="add the figures to this file")
+    arguments = parser.parse_args()
+    options = arguments.options.split()
+    jobs: list[tuple[str, float, str]] = [("shards", float(s) * 1e9, "BF16") for s in arguments.sizes.split(",") if s]
+    jobs += [("one tensor of 1 G elements", 0.0, dtype) for dtype in arguments.tensor]
+    results: list[Measured] = []
+    print(HEAD, flush=True)
+    for what, size, dtype in jobs:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            source = Path(folder) / "source"
+            if size:
+                write_checkpoint(source, size, dtype)
+                largest = _SHAPE[0] * _SHAPE[1] * 2
+            else:
+                write_tensor(source, (1 << 17, 1 << 13), dtype)
+                largest = (1 << 30) * (2 if dtype == "BF16" else 4)
+            for result in measure(f"{what}, {dtype}", source, largest, options):
+                print(result.row(), flush=True)
+                results.append(result)
+    if arguments.json:
+        old = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+        arguments.json.write_text(json.dumps(old + [vars(result) for result in results], indent=1))
+
+
+if __name__ == "__main__":
+    main()
