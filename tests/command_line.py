@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import rbe_cli
+from tests.schema import check_document
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(rbe_cli.__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
 
@@ -25,8 +26,10 @@ class Outcome(NamedTuple):
     err: str
 
     def json(self) -> Any:
-        """Its standard output, which must be one JSON document without NaN or infinity."""
-        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        """Its standard output, which must be one JSON document as docs/schemas says, without NaN or infinity."""
+        document = json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        check_document(document)
+        return document
 
     def complaint(self) -> str:
         """The one line on standard error with which it failed."""

@@ -76,8 +76,9 @@ def _profile_tensor(matrix: Matrix, info: TensorInfo, snr: float) -> TensorProfi
     largest = 0.0
     for top, band in matrix.bands():
         values = matrix.exact(top, top + band.shape[0]).ravel()
-        squares = values * values
-        sums += values.sum(), squares.sum(), squares @ values, squares @ squares
+        with np.errstate(all="ignore"):
+            squares = values * values
+            sums += values.sum(), squares.sum(), squares @ values, squares @ squares
         largest = max(largest, float(np.abs(values).max()))
     if not np.isfinite(sums).all():
         return TensorProfile(info)

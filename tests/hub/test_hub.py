@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub.endpoint import COMMIT, TAGGED, Endpoint, Repository, serve
+from tests.schema import check_document
 from tests.synthetic import write_sharded_model, write_tiny_model
 
 
@@ -84,7 +85,9 @@ def test_revision_and_shards(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
 def test_inspect_reads_headers_only(rbe, endpoint: Endpoint) -> None:
     done = rbe("inspect", "org/tiny", "--json")
     assert done.returncode == 0, done.stderr
-    found = {tensor["name"]: tensor for tensor in json.loads(done.stdout)["tensors"]}
+    document = json.loads(done.stdout)
+    check_document(document)
+    found = {tensor["name"]: tensor for tensor in document["tensors"]}
     assert found["h.0.attn.weight"]["shape"] == [160, 96]
     assert endpoint.fetched() == {"model.safetensors"}
     assert endpoint.sent("model.safetensors") <= 100_001
