@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.layers.tokenizer import decode_text, load_tokenizer
 
 #: Tokens of a batch at most, unless one text alone is longer.
 BATCH = 2048
@@ -30,21 +31,11 @@ def sentences(files: ModelFiles, path: Path, longest: int) -> list[Tokens]:
 
     Lines of more than `longest` tokens, or of more than the tokenizer itself lets through, are cut. Raises RBEError.
     """
-    try:
-        import tokenizers
-    except ImportError:
-        raise RBEError("this model's text needs the tokenizers library: pip install 'rbe-cli[tokenizers]'") from None
     file = files.file("tokenizer.json")
     if file is None:
         raise RBEError(f"{files.name}: no tokenizer.json beside the weights")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise RBEError(f"{path}: is not UTF-8 text") from None
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more precise
-        raise CorruptFile(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from None
+    lines = [line for line in decode_text(path.read_bytes(), path).splitlines() if line.strip()]
+    tokenizer = load_tokenizer(file)
     tokenizer.no_padding()
     limit = min(longest, (tokenizer.truncation or {}).get("max_length", longest))
     tokenizer.enable_truncation(limit)

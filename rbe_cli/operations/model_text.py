@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from rbe_cli import models
-from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.layers.tokenizer import decode_text, load_tokenizer
 
 #: The held-out text that ships beside a model.
 HELD_OUT = "heldout.txt"
@@ -63,16 +64,5 @@ def default_text(files: ModelFiles) -> Path | None:
 
 
 def _tokenize(tokenizer: Path, data: bytes, path: Path) -> Tokens:
-    try:
-        import tokenizers
-    except ImportError:
-        raise RBEError("this model's text needs the tokenizers library: pip install 'rbe-cli[tokenizers]'") from None
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise RBEError(f"{path}: is not UTF-8 text") from None
-    try:
-        loaded = tokenizers.Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the library raises nothing more precise
-        raise CorruptFile(f"{tokenizer}: not a tokenizer ({str(error).splitlines()[0]})") from None
-    return np.array(loaded.encode(text, add_special_tokens=False).ids, np.int64)
+    text = decode_text(data, path)
+    return np.array(load_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids, np.int64)

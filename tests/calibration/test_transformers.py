@@ -17,6 +17,7 @@ from rbe_cli.operations.decode import decode
 from rbe_cli.operations.sensitivity import measure_sensitivity
 from rbe_cli.operations.settings import Settings
 from tests.command_line import Run
+from tests.layers.test_transformers_model import llama
 from tests.naive import second_moments
 from tests.synthetic import compress_to, read_tensors
 
@@ -25,17 +26,6 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def llama(folder: Path, tied: bool) -> Path:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, bos_token_id=None,
-        eos_token_id=None, initializer_range=0.2,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def bert(folder: Path) -> Path:
