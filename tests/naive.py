@@ -405,3 +405,37 @@ def second_moments(x: np.ndarray) -> np.ndarray:
     for row in x.astype(np.float64):
         total += np.outer(row, row)
     return total / len(x)
+
+
+def blockwise(x: np.ndarray, whole: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """The block-diagonal matrix of the functions that `analyse_blocks` multiplies a vector of x's size with."""
+    blocks = (x.shape[-1] - rest.shape[1]) // whole.shape[1] if whole.shape[1] else 0
+    matrix = np.zeros((blocks * whole.shape[0] + rest.shape[0], x.shape[-1]))
+    for i in range(blocks):
+        height, width = whole.shape
+        matrix[i * height : (i + 1) * height, i * width : (i + 1) * width] = whole
+    matrix[blocks * whole.shape[0] :, blocks * whole.shape[1] :] = rest
+    return matrix
+
+
+def sparse(starts: np.ndarray, places: np.ndarray, values: np.ndarray, columns: int) -> np.ndarray:
+    """A matrix from its compressed rows."""
+    matrix = np.zeros((len(starts) - 1, columns))
+    for row in range(len(starts) - 1):
+        for entry in range(starts[row], starts[row + 1]):
+            matrix[row, places[entry]] += values[entry]
+    return matrix
+
+
+def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:
+    """Layer normalisation, in extended precision."""
+    wide = x.astype(np.longdouble)
+    centred = wide - wide.mean(1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(1, keepdims=True) + epsilon) * gamma + beta
+
+
+def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
+    """softmax(scale q K^T) V of one head: query[size], keys and values[seen, size]."""
+    scores = np.array([scale * sum(float(a) * float(b) for a, b in zip(query, key, strict=True)) for key in keys])
+    weights = np.exp(scores - scores.max())
+    return sum(weight / weights.sum() * value.astype(float) for weight, value in zip(weights, values, strict=True))

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def _coordinate(n: int) -> NDArray[np.float64]:
+def coordinate(n: int) -> NDArray[np.float64]:
+    """x, or y, of the columns, or rows, of a block: from -1 to 1, float64[n]."""
     return np.linspace(-1.0, 1.0, n) if n > 1 else np.zeros(1)
 
 
 def _functions(height: int, width: int) -> Iterator[NDArray[np.float64]]:
     """The 8 functions one by one, float64[height, width]."""
-    y, x = np.meshgrid(_coordinate(height), _coordinate(width), indexing="ij")
+    y, x = np.meshgrid(coordinate(height), coordinate(width), indexing="ij")
     pi = np.pi
     yield np.ones_like(x)
     d = np.sqrt(x * x + y * y)

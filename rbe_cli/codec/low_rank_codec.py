@@ -20,7 +20,8 @@ from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.codec.workspace import whole_matrices
 from rbe_cli.errors import Damage
 
-_MOST = 256
+#: Components of a matrix, at most.
+MOST_COMPONENTS = 256
 #: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
 #: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
 _OVERHEAD = -0.05
@@ -38,11 +39,11 @@ class LowRankAnalysis:
     energy, largest : float
     """
 
-    def __init__(self, matrix: Matrix, energy: float) -> None:
+    def __init__(self, matrix: Matrix, energy: float, most: int = MOST_COMPONENTS) -> None:
         self.matrix = matrix
         self.energy = energy
         self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
-        count = min(_MOST, max(1, min(matrix.rows, matrix.columns) // 2))
+        count = min(most, max(1, min(matrix.rows, matrix.columns) // 2))
         flat = np.ones(matrix.rows), np.ones(matrix.columns)
         with whole_matrices.held(4 * matrix.rows * matrix.columns):
             self._factors = Factors(matrix.whole(), count, *flat)

@@ -67,7 +67,7 @@ class Pipeline:
         if blockwise:
             transform = Blockwise(kind, block, levels, columns)
         elif kind == "klt":
-            transform = KarhunenLoeve(decode_side_matrix(basis, columns, columns)[0])
+            transform = KarhunenLoeve(decode_side_matrix(basis, columns, columns).values)
         description = Description(
             STRUCTURES.index("lowrank") if structure else 0,
             TRANSFORMS.index(kind),
@@ -89,9 +89,9 @@ class Pipeline:
         if kind == "klt":
             if grid.columns > KLT_COLUMNS:
                 raise Damage("basis is impossibly large")
-            basis, used = decode_side_matrix(data[at:], grid.columns, grid.columns)
-            transform = KarhunenLoeve(basis)
-            at += used
+            basis = decode_side_matrix(data[at:], grid.columns, grid.columns)
+            transform = KarhunenLoeve(basis.values)
+            at += basis.used
         elif kind != "none":
             transform = Blockwise(kind, parameters.block, parameters.levels, grid.columns)
         if at != len(data):

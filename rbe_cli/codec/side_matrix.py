@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from rbe_cli.codec.analysis import analyse
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tables import SHIFT_UNIT
 from rbe_cli.codec.trellis_codec import Encoding, open_values
 from rbe_cli.errors import Damage
 
@@ -53,8 +54,25 @@ def encode_side_matrix(
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
 
 
-def decode_side_matrix(data: bytes, rows: int, columns: int) -> tuple[NDArray[np.float32], int]:
-    """Inverse: the matrix and the number of bytes it took. Raises Damage."""
+class SideMatrix(NamedTuple):
+    """A decoded side matrix.
+
+    Attributes
+    ----------
+    values : float32[rows, columns]
+    used : int
+        Bytes it took.
+    unit : float
+        All values are whole multiples of it.
+    """
+
+    values: NDArray[np.float32]
+    used: int
+    unit: float
+
+
+def decode_side_matrix(data: bytes, rows: int, columns: int) -> SideMatrix:
+    """Inverse. Raises Damage."""
     if len(data) < 4:
         raise Damage("side matrix is cut short")
     (count,) = struct.unpack_from("<I", data)
@@ -76,4 +94,4 @@ def decode_side_matrix(data: bytes, rows: int, columns: int) -> tuple[NDArray[np
     out = np.empty((grid.rows, grid.columns), np.float32)
     for tile, chunk in zip(grid, chunks[1:], strict=True):
         out[tile.top : tile.bottom, tile.left : tile.right] = decoder.values(chunk, tile)
-    return out.reshape(rows, columns), at
+    return SideMatrix(out.reshape(rows, columns), at, parameters.step / SHIFT_UNIT)

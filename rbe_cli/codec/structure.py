@@ -55,12 +55,23 @@ class LowRank:
         Q.
     data : bytes
         Its stored form.
+    left_units : float32[r]; right_unit : float
+        A column of `left` is whole multiples of its unit, `right` of one.
     """
 
-    def __init__(self, left: NDArray[np.float32], right: NDArray[np.float32], data: bytes) -> None:
+    def __init__(
+        self,
+        left: NDArray[np.float32],
+        right: NDArray[np.float32],
+        data: bytes,
+        left_units: NDArray[np.float32],
+        right_unit: np.float32,
+    ) -> None:
         self.left = left
         self.right = right
         self.data = data
+        self.left_units = left_units
+        self.right_unit = right_unit
 
     @classmethod
     def unpack(cls, data: bytes, rows: int, columns: int) -> tuple[LowRank, int]:
@@ -74,12 +85,14 @@ class LowRank:
         exponents = decode_integers(data[_HEAD.size : at], rank)
         if np.abs(exponents.astype(np.int64)).max() > _MAX_EXPONENT:
             raise Damage("low rank part has an exponent out of range")
-        p, used = decode_side_matrix(data[at:], rows, rank)
-        at += used
-        q, used = decode_side_matrix(data[at:], rank, columns)
-        at += used
-        p *= np.exp2(-exponents / 8).astype(np.float32)
-        return cls(p, q, data[:at]), at
+        p = decode_side_matrix(data[at:], rows, rank)
+        at += p.used
+        q = decode_side_matrix(data[at:], rank, columns)
+        at += q.used
+        scale = np.exp2(-exponents / 8).astype(np.float32)
+        left = p.values
+        left *= scale
+        return cls(left, q.values, data[:at], scale * np.float32(p.unit), np.float32(q.unit)), at
 
     def subtract(self, w: NDArray[np.float32], top: int) -> None:
         """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""

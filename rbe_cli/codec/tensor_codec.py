@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
+from rbe_cli.codec.low_rank_codec import (
+    MOST_COMPONENTS,
+    LowRankAnalysis,
+    LowRankDecoder,
+    LowRankEncoding,
+    open_low_rank,
+)
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.pipeline import KLT_COLUMNS, Piped, Pipeline, encode_basis
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
@@ -98,6 +104,8 @@ class Wish:
         No coded residual.
     threshold : float
         Coefficients below this times the RMS are not stored.
+    rank : int
+        Components of a low rank without a coded residual, at most.
     """
 
     transform: str
@@ -107,6 +115,7 @@ class Wish:
     bits: float = 4.0
     structure_only: bool = False
     threshold: float = 0.0
+    rank: int = MOST_COMPONENTS
 
 
 def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: bool, wish: Wish) -> Choice | None:
@@ -141,7 +150,7 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
             cost = _cost(analysis, wish)
             found.append(_Candidate(name, analysis, cost, cost + _WORTH + pipeline.decode_cost))
     if wish.transform == "auto" and wish.bits < _FEW_BITS and min(matrix.rows, matrix.columns) >= 16:
-        factors = LowRankAnalysis(matrix, plain.energy)
+        factors = LowRankAnalysis(matrix, plain.energy, wish.rank)
         cost = _cost(factors, wish)
         found.append(_Candidate(FACTORS, factors, cost, cost))
     if wish.transform not in ("auto", "none") and len(found) > 1:
@@ -167,7 +176,7 @@ def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:
     for name in names:
         analysis: Forecast
         if name == "lowrank":
-            analysis = LowRankAnalysis(matrix, plain.energy)
+            analysis = LowRankAnalysis(matrix, plain.energy, wish.rank)
         else:
             form = sparse_form(matrix, name, wish.block, wish.levels, with_basis=True)
             analysis = SparseAnalysis(matrix, form, plain.energy, wish.threshold)

@@ -3,6 +3,8 @@
 Every kernel releases the GIL (`nogil`), is cached on disk, uses no fast-math (the bits depend on the order of
 operations) and has a slow plain-Python twin in `tests/naive.py`. What reads untrusted bytes checks its own bounds
 and returns a status; the caller turns that into an error naming the file.
+
+`forward` alone lets the compiler reorder sums: what a layer computes is no part of the format.
 """
 
 from __future__ import annotations

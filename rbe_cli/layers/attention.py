@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import RBEError
+from rbe_cli.kernels import forward
 from rbe_cli.layers.linear import RBELinear
+from rbe_cli.layers.tile_cache import TileCache
+from rbe_cli.layers.weights import WeightSource
 
 #: Scores that are in memory at once, float32.
 _SCORES = 1 << 20
@@ -51,21 +56,69 @@ class RBEAttention:
 
     Parameters
     ----------
-    qkv : RBELinear
-        hidden -> 3 hidden: queries, keys and values beside each other, as GPT-2 has them.
+    projections : sequence of RBELinear
+        One, hidden -> 3 hidden: queries, keys and values beside each other, as GPT-2 has them; or three,
+        hidden -> hidden: queries, keys, values.
     out : RBELinear
         hidden -> hidden.
     heads : int
         Divides hidden.
     scale : float or None
         Factor on the scores; None is 1 / sqrt(hidden / heads).
+
+    Raises
+    ------
+    RBEError
+        If the projections do not fit each other, or heads do not divide hidden.
     """
 
-    def __init__(self, qkv: RBELinear, out: RBELinear, heads: int, scale: float | None = None) -> None:
-        self.qkv = qkv
+    def __init__(
+        self, projections: Sequence[RBELinear], out: RBELinear, heads: int, scale: float | None = None
+    ) -> None:
+        hidden = projections[0].inputs
+        fits = all(p.inputs == hidden for p in projections) and out.inputs == hidden
+        if not fits or hidden % heads or [p.outputs for p in projections] not in ([3 * hidden], [hidden] * 3):
+            raise RBEError(f"attention of {heads} heads cannot be made of projections of these shapes")
+        self.projections = tuple(projections)
         self.out = out
         self.heads = heads
-        self.scale = scale if scale is not None else 1 / math.sqrt(qkv.inputs / heads)
+        self.scale = scale if scale is not None else 1 / math.sqrt(hidden / heads)
+
+    @classmethod
+    def load(
+        cls,
+        source: WeightSource,
+        projections: Sequence[str],
+        out: str,
+        heads: int,
+        *,
+        scale: float | None = None,
+        in_by_out: bool = False,
+    ) -> RBEAttention:
+        """From the layers of these names, as `RBELinear.load` has them. Raises RBEError, CorruptFile."""
+        layers = [RBELinear.load(source, name, in_by_out=in_by_out) for name in (*projections, out)]
+        return cls(layers[:-1], layers[-1], heads, scale)
+
+    @classmethod
+    def compress(
+        cls,
+        projections: Sequence[NDArray[np.float32]],
+        out: NDArray[np.float32],
+        heads: int,
+        *,
+        in_by_out: bool = False,
+        cache: TileCache | None = None,
+        **wishes: Any,
+    ) -> RBEAttention:
+        """From the matrices of the projections, without biases; `wishes` are those of `compress_array`.
+
+        Raises UsageError.
+        """
+        layers = [
+            RBELinear.compress(matrix, in_by_out=in_by_out, cache=cache, **{"name": f"projection {i}"} | wishes)
+            for i, matrix in enumerate((*projections, out))
+        ]
+        return cls(layers[:-1], layers[-1], heads)
 
     def __call__(self, x: NDArray[np.float32], cache: KeyValueCache | None = None) -> NDArray[np.float32]:
         """float32[batch, positions, hidden] -> the same shape.
@@ -73,17 +126,29 @@ class RBEAttention:
         With a cache, `x` are the positions after those in it; they are added to it.
         """
         batch, positions, hidden = x.shape
-        parts = self.qkv(x).reshape(batch, positions, 3, self.heads, hidden // self.heads)
-        queries, keys, values = parts.transpose(2, 0, 3, 1, 4)
+        parts = [projection(x) for projection in self.projections]
+        if len(parts) == 1:
+            parts = [parts[0][..., i * hidden : (i + 1) * hidden] for i in range(3)]
+        size = hidden // self.heads
+        queries, keys, values = (part.reshape(batch, positions, self.heads, size).swapaxes(1, 2) for part in parts)
         if cache is not None:
             keys, values = cache.append(keys, values)
+            if positions == 1:
+                return self.out(self._attend_one(queries, cache).reshape(batch, 1, hidden))
         attended = causal_attention(queries * np.float32(self.scale), keys, values)
-        return self.out(attended.transpose(0, 2, 1, 3).reshape(batch, positions, hidden))
+        return self.out(attended.swapaxes(1, 2).reshape(batch, positions, hidden))
+
+    def _attend_one(self, queries: NDArray[np.float32], cache: KeyValueCache) -> NDArray[np.float32]:
+        """What one new position sees, in one call: float32[batch, heads, 1, size] -> float32[batch, heads, size]."""
+        own = np.ascontiguousarray(queries[:, :, 0])
+        out = np.empty_like(own)
+        forward.attend_one(own, cache.keys, cache.values, cache.length, np.float32(self.scale), out)
+        return out
 
     @property
     def nbytes(self) -> int:
         """Bytes held, caches not counted."""
-        return self.qkv.nbytes + self.out.nbytes
+        return self.out.nbytes + sum(projection.nbytes for projection in self.projections)
 
 
 def causal_attention(

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import RBEError
-from rbe_cli.layers.weights import WeightMatrix
+from rbe_cli.layers.encoded import compress_array
+from rbe_cli.layers.tile_cache import TileCache
+from rbe_cli.layers.weight_mapper import open_matrix
+from rbe_cli.layers.weights import WeightMatrix, WeightSource
 
 
 class RBEEmbedding:
@@ -25,6 +28,18 @@ class RBEEmbedding:
     def __init__(self, table: WeightMatrix, name: str = "embedding") -> None:
         self.table = table
         self.name = name
+
+    @classmethod
+    def load(cls, source: WeightSource, name: str) -> RBEEmbedding:
+        """The tensor `name.weight`. Raises RBEError, CorruptFile."""
+        return cls(source.matrix(f"{name}.weight"), f"tensor {name + '.weight'!r}")
+
+    @classmethod
+    def compress(
+        cls, table: NDArray[np.float32], *, cache: TileCache | None = None, name: str = "embedding", **wishes: Any
+    ) -> RBEEmbedding:
+        """From float32[entries, hidden]; `wishes` are those of `compress_array`. Raises UsageError."""
+        return cls(open_matrix(compress_array(table, name=name, **wishes), cache), name)
 
     def __call__(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """int[...] -> float32[..., hidden]. Raises RBEError for a number that has no row."""

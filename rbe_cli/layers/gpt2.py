@@ -18,12 +18,12 @@ from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.checkpoint_weights import CheckpointWeights
 from rbe_cli.layers.embedding import RBEEmbedding
 from rbe_cli.layers.ffn import ACTIVATIONS, RBEFFN
-from rbe_cli.layers.folder_weights import FolderWeights
 from rbe_cli.layers.gpt2_config import GPT2Config
 from rbe_cli.layers.layer_norm import RBELayerNorm
 from rbe_cli.layers.linear import RBELinear
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.layers.tile_cache import TileCache
+from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.layers.weights import WeightSource
 
 #: What transformers' GPT2LMHeadModel puts before the names of its body; the files on the hub do not have it.
@@ -70,7 +70,7 @@ class GPT2:
 
     def __init__(self, config: GPT2Config, source: WeightSource, where: str = "model") -> None:
         self.config = config
-        self.tiles = source.cache if isinstance(source, FolderWeights) else TileCache(0)
+        self.tiles = source.cache if isinstance(source, WeightMapper) else TileCache(0)
         tensors = _Tensors(source, where)
         hidden, inner = config.hidden, config.inner
         self.tokens = tensors.embedding("wte", config.vocabulary, hidden)
@@ -79,7 +79,7 @@ class GPT2:
             Block(
                 tensors.norm(f"h.{i}.ln_1", config),
                 RBEAttention(
-                    tensors.linear(f"h.{i}.attn.c_attn", hidden, 3 * hidden),
+                    [tensors.linear(f"h.{i}.attn.c_attn", hidden, 3 * hidden)],
                     tensors.linear(f"h.{i}.attn.c_proj", hidden, hidden),
                     config.heads,
                     (1 / math.sqrt(config.head_size) if config.scaled else 1.0)
@@ -103,11 +103,11 @@ class GPT2:
     def load(cls, files: ModelFiles, *, cache_bytes: int = 0, threads: int = 1) -> GPT2:
         """From a compressed folder, which stays compressed, or from a checkpoint, which is held as float32.
 
-        `cache_bytes` and `threads` are those of `FolderWeights`.
+        `cache_bytes` and `threads` are those of `WeightMapper`.
         """
         config = GPT2Config.from_json(files.json("config.json"), f"{files.name}: config.json")
         if files.folder is not None:
-            return cls(config, FolderWeights(files.folder, cache_bytes, threads), files.name)
+            return cls(config, WeightMapper(files.folder, cache_bytes, threads), files.name)
         assert files.checkpoint is not None
         return cls(config, CheckpointWeights(files.checkpoint), files.name)
 

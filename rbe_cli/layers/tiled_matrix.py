@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.container.folder import StoredTensor
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.errors import located
+from rbe_cli.layers.block_layout import BlockLayout
+from rbe_cli.layers.encoded import StoredMatrix
 from rbe_cli.layers.tile_cache import TileCache
 
 #: Tiles that may be under way in an executor at once.
@@ -31,8 +32,8 @@ class TiledMatrix:
 
     Parameters
     ----------
-    stored : StoredTensor
-        An open tensor of two dimensions, not one that is stored exactly. All its bytes are read here and checked
+    stored : StoredMatrix
+        Of two dimensions, not one that is stored exactly. If it is in a file, all its bytes are read here and checked
         against their CRC; the file is not needed afterwards.
     cache : TileCache
         Shared by the matrices of a model.
@@ -41,9 +42,10 @@ class TiledMatrix:
         tiles either way, so results do not depend on it.
     """
 
-    def __init__(self, stored: StoredTensor, cache: TileCache, executor: Executor | None = None) -> None:
-        self._decoder, self._grid = stored.tiles()
-        self._streams = [stored.stream(i) for i in range(len(self._grid))]
+    def __init__(self, stored: StoredMatrix, cache: TileCache, executor: Executor | None = None) -> None:
+        self._decoder, grid = stored.tiles()
+        self.layout = BlockLayout.of_grid(grid)
+        self._streams = [stored.stream(i) for i in range(len(grid))]
         self._name = stored.record.name
         self._dtype = stored.record.dtype
         self._where = stored.where
@@ -53,40 +55,43 @@ class TiledMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return self._grid.rows, self._grid.columns
+        return self.layout.rows, self.layout.columns
 
     @property
     def nbytes(self) -> int:
         """Bytes of the compressed tiles and of the decoder's scale field."""
         return sum(map(len, self._streams)) + decoder_bytes(self._decoder)
 
-    @property
-    def grid(self) -> Grid:
-        """How it is cut."""
-        return self._grid
+    def block(self, index: int) -> NDArray[np.float32]:
+        """Weights of a tile, float32[height, width]."""
+        return self._weights(index).copy()
+
+    def at(self, index: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights at positions of a tile, float32[n]; the tile is decoded if it is not in the cache."""
+        return self._weights(index)[rows, columns]
 
     def take(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows by number, int[n] -> float32[n, columns]; decodes the tiles they are in."""
-        out = np.empty((ids.size, self._grid.columns), np.float32)
-        across = -(-self._grid.columns // self._grid.width)
-        bands = ids // self._grid.height
+        out = np.empty((ids.size, self.layout.columns), np.float32)
+        across = self.layout.across
+        bands = ids // self.layout.height
         for band in np.unique(bands):
             wanted = np.flatnonzero(bands == band)
             for index in range(int(band) * across, (int(band) + 1) * across):
-                tile = self._grid[index]
+                tile = self.layout[index]
                 out[wanted, tile.left : tile.right] = self._weights(index)[ids[wanted] - tile.top]
         return out
 
     def times(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """X W, float32[n, rows] -> float32[n, columns]."""
-        y = np.zeros((len(x), self._grid.columns), np.float32)
+        y = np.zeros((len(x), self.layout.columns), np.float32)
         for tile, part in self._products(lambda tile, w: x[:, tile.top : tile.bottom] @ w, len(x)):
             y[:, tile.left : tile.right] += part
         return y
 
     def times_transposed(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """X W^T, float32[n, columns] -> float32[n, rows]."""
-        y = np.zeros((len(x), self._grid.rows), np.float32)
+        y = np.zeros((len(x), self.layout.rows), np.float32)
         for tile, part in self._products(lambda tile, w: x[:, tile.left : tile.right] @ w.T, len(x)):
             y[:, tile.top : tile.bottom] += part
         return y
@@ -95,14 +100,14 @@ class TiledMatrix:
         """What `product` makes of each tile, in order; nothing for 0 vectors."""
         if not count:
             return
-        if self._executor is None or len(self._grid) == 1:
-            for index in range(len(self._grid)):
-                tile = self._grid[index]
+        if self._executor is None or len(self.layout) == 1:
+            for index in range(len(self.layout)):
+                tile = self.layout[index]
                 yield tile, product(tile, self._weights(index))
             return
         ahead: deque[tuple[Tile, Future[NDArray[np.float32]]]] = deque()
-        for index in range(len(self._grid)):
-            ahead.append((self._grid[index], self._executor.submit(self._job, product, index)))
+        for index in range(len(self.layout)):
+            ahead.append((self.layout[index], self._executor.submit(self._job, product, index)))
             if len(ahead) >= _AHEAD:
                 tile, future = ahead.popleft()
                 yield tile, future.result()
@@ -110,7 +115,7 @@ class TiledMatrix:
             yield tile, future.result()
 
     def _job(self, product: Product, index: int) -> NDArray[np.float32]:
-        return product(self._grid[index], self._weights(index))
+        return product(self.layout[index], self._weights(index))
 
     def _weights(self, index: int) -> NDArray[np.float32]:
         """A tile, float32[rows, columns], to read before this thread asks for the next."""
@@ -119,7 +124,7 @@ class TiledMatrix:
         if held is not None:
             return held
         with located(self._where):
-            weights = self._decoder.decode(self._streams[index], self._grid[index])
+            weights = self._decoder.decode(self._streams[index], self.layout[index])
         if self._dtype in ("F16", "BF16"):
             weights = dtypes.from_float32(weights, self._dtype).astype(np.float32)
         self._cache.offer(key, weights)

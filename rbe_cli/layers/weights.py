@@ -1,7 +1,7 @@
 """What a layer asks of its weights, and the dense answer to it.
 
-A layer never knows whether a matrix lies in memory as float32 or is decoded tile by tile as it is used: both are a
-`WeightMatrix`, and both come by name from a `WeightSource`.
+A layer never knows whether a matrix lies in memory as float32, is decoded tile by tile as it is used, or is never
+formed at all: each is a `WeightMatrix`, and comes by name from a `WeightSource`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.layers.block_layout import BlockLayout
+
 
 class WeightMatrix(Protocol):
-    """A stored matrix W of shape rows x columns that can be multiplied with, on either side."""
+    """A stored matrix W of shape rows x columns that can be multiplied with, on either side.
+
+    Attributes
+    ----------
+    layout : BlockLayout
+        Blocks of which weights can be had without those of the others.
+    """
+
+    @property
+    def layout(self) -> BlockLayout: ...  # noqa: D102
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -22,6 +33,12 @@ class WeightMatrix(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes held in memory for it, a shared tile cache not counted."""
+
+    def block(self, index: int) -> NDArray[np.float32]:
+        """All weights of a block, float32[height, width]."""
+
+    def at(self, index: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights of a block at some positions in it, int64[n] each -> float32[n]."""
 
     def take(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows by number, int[n] -> float32[n, columns]. The numbers must be within the matrix."""
@@ -62,17 +79,28 @@ class DenseMatrix:
 
     def __init__(self, values: NDArray[np.float32]) -> None:
         self.values = values
+        self.layout = BlockLayout(*values.shape, *(max(size, 1) for size in values.shape))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        rows, columns = self.values.shape
-        return rows, columns
+        return self.layout.rows, self.layout.columns
 
     @property
     def nbytes(self) -> int:
         """4 a weight."""
         return self.values.nbytes
+
+    def block(self, index: int) -> NDArray[np.float32]:
+        """There is one, the whole."""
+        del index
+        return self.values.copy()
+
+    def at(self, index: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Weights at some positions, float32[n]."""
+        del index
+        picked: NDArray[np.float32] = self.values[rows, columns]
+        return picked
 
     def take(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows by number, int[n] -> float32[n, columns]."""

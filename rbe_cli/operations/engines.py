@@ -43,6 +43,10 @@ def warm_up(files: ModelFiles, engine: str) -> None:
         from rbe_cli.codec.warm_up import compile_all
 
         compile_all()
+    if engine == "numpy":
+        from rbe_cli.layers.warm_up import compile_layers
+
+        compile_layers()
     square = np.ones((64, 64), np.float32)
     np.tanh(square @ square)
 

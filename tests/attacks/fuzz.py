@@ -49,7 +49,7 @@ from rbe_cli.container.layer_file import CODECS, LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry
 from rbe_cli.errors import RBEError
 from rbe_cli.kernels import rans
-from rbe_cli.layers.folder_weights import FolderWeights
+from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.decode import decode
 from rbe_cli.operations.inspect import inspect
@@ -419,7 +419,7 @@ def _through_a_folder(folder: Path, sound: Path, data: st.DataObject) -> None:
     with survived(1 << 16):
         verify(copy)
     with survived(1 << 16):
-        weights = FolderWeights(_opened(copy))
+        weights = WeightMapper(_opened(copy))
         for name, shape in weights.shapes().items():
             if len(shape) == 2:
                 weights.matrix(name).times_transposed(np.ones((1, shape[1]), np.float32))

@@ -24,8 +24,8 @@ import numpy as np
 
 from rbe_cli import cli, dtypes
 from rbe_cli.container.folder import Folder
-from rbe_cli.layers.folder_weights import FolderWeights
 from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.layers.weight_mapper import WeightMapper
 from tests.command_line import ENVIRONMENT
 
 #: In place of a command: what the layers do, which run from the compressed form.
@@ -153,7 +153,7 @@ def _layers(folder: Path) -> None:
     """Open every tensor of a folder as the layers do, and multiply with the matrices."""
     opened = Folder.open(folder)
     ModelFiles(str(folder), folder=opened).file("config.json")
-    weights = FolderWeights(opened)
+    weights = WeightMapper(opened)
     for tensor in opened.manifest.tensors:
         if len(tensor.shape) == 2 and tensor.dtype in dtypes.FLOATS:
             matrix = weights.matrix(tensor.name)

@@ -73,7 +73,7 @@ def test_attention_survives_huge_scores() -> None:
 
 def test_attention_with_a_cache() -> None:
     qkv = RBELinear(DenseMatrix(normal(12, 36)), normal(36), in_by_out=True)
-    attention = RBEAttention(qkv, RBELinear(DenseMatrix(normal(12, 12)), None, in_by_out=True), 3)
+    attention = RBEAttention([qkv], RBELinear(DenseMatrix(normal(12, 12)), None, in_by_out=True), 3)
     x = normal(2, 7, 12, seed=5)
     cache = KeyValueCache(2, 3, 7, 4)
     parts = [attention(x[:, :4], cache), attention(x[:, 4:5], cache), attention(x[:, 5:], cache)]

@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import CorruptFile, RBEError
-from rbe_cli.layers.folder_weights import FolderWeights
 from rbe_cli.layers.linear import RBELinear
 from rbe_cli.layers.tile_cache import TileCache
 from rbe_cli.layers.tiled_matrix import TiledMatrix
+from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.layers.weights import DenseMatrix
 from tests.synthetic import compress_to, scaled_normal
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 @pytest.mark.parametrize("cache_bytes", [0, 300_000, 1 << 26])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_products_equal_those_of_the_decoded_matrix(folder: Folder, name: str, cache_bytes: int, threads: int) -> None:
-    weights = FolderWeights(folder, cache_bytes, threads)
+    weights = WeightMapper(folder, cache_bytes, threads)
     matrix = weights.matrix(f"{name}.weight")
     dense = folder.tensor(f"{name}.weight")
     assert isinstance(matrix, TiledMatrix)
@@ -57,17 +57,17 @@ def test_products_equal_those_of_the_decoded_matrix(folder: Folder, name: str, c
 
 def test_results_do_not_depend_on_threads_or_cache(folder: Folder) -> None:
     x = np.random.default_rng(2).standard_normal((3, 2500)).astype(np.float32)
-    products = [FolderWeights(folder, c, t).matrix("tall.weight").times(x) for c in (0, 1 << 24) for t in (1, 2)]
+    products = [WeightMapper(folder, c, t).matrix("tall.weight").times(x) for c in (0, 1 << 24) for t in (1, 2)]
     assert all((product == products[0]).all() for product in products)
 
 
 def test_tied_matrices_are_one(folder: Folder) -> None:
-    weights = FolderWeights(folder)
+    weights = WeightMapper(folder)
     assert weights.matrix("tied.weight") is weights.matrix("tall.weight")
 
 
 def test_what_is_held_is_the_compressed_size(folder: Folder) -> None:
-    matrix = FolderWeights(folder).matrix("square.weight")
+    matrix = WeightMapper(folder).matrix("square.weight")
     entry = next(tensor for tensor in folder.manifest.tensors if tensor.name == "square.weight")
     axes = 2 * (190 + 701) * 4
     assert entry.bytes - 400 <= matrix.nbytes <= entry.bytes + axes
@@ -77,7 +77,7 @@ def test_a_linear_layer_in_both_orders(folder: Folder) -> None:
     dense = folder.tensor("square.weight")
     x = np.random.default_rng(4).standard_normal((2, 3, 190)).astype(np.float32)
     bias = np.arange(701, dtype=np.float32)
-    layer = RBELinear(FolderWeights(folder).matrix("square.weight"), bias, in_by_out=True)
+    layer = RBELinear(WeightMapper(folder).matrix("square.weight"), bias, in_by_out=True)
     assert np.allclose(layer(x), x @ dense + bias, rtol=1e-4, atol=1e-4)
     turned = RBELinear(DenseMatrix(np.ascontiguousarray(dense.T)), bias, in_by_out=False)
     assert np.allclose(turned(x), layer(x), rtol=1e-4, atol=1e-4)
@@ -86,9 +86,9 @@ def test_a_linear_layer_in_both_orders(folder: Folder) -> None:
 
 def test_no_matrix(folder: Folder) -> None:
     with pytest.raises(RBEError, match="3 dimensions where a matrix is needed"):
-        FolderWeights(folder).matrix("cube.weight")
+        WeightMapper(folder).matrix("cube.weight")
     with pytest.raises(RBEError, match="has no tensor 'none'"):
-        FolderWeights(folder).matrix("none")
+        WeightMapper(folder).matrix("none")
 
 
 def test_a_damaged_tile_names_its_tensor(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_damaged_tile_names_its_tensor(tmp_path: Path) -> None:
         return bytes(chunk[:40])
 
     edit_chunk(tmp_path / "out", "a.rbe", 1, ruin)
-    matrix = FolderWeights(Folder.open(tmp_path / "out")).matrix("a.weight")
+    matrix = WeightMapper(Folder.open(tmp_path / "out")).matrix("a.weight")
     with pytest.raises(CorruptFile, match=r"a\.rbe: tensor 'a\.weight': tile is"):
         matrix.times(np.ones((1, 64), np.float32))
 

@@ -1,8 +1,8 @@
-"""Weights of a compressed folder: matrices stay compressed, vectors are decoded."""
+"""From a tensor's name to its blocks: the weights of a compressed folder, which stay compressed."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import RBEError
+from rbe_cli.layers.encoded import StoredMatrix
+from rbe_cli.layers.low_rank_matrix import LowRankMatrix
+from rbe_cli.layers.sparse_matrix import SparseMatrix
 from rbe_cli.layers.tile_cache import TileCache
 from rbe_cli.layers.tiled_matrix import TiledMatrix
+from rbe_cli.layers.weight_generator import WeightGenerator
 from rbe_cli.layers.weights import DenseMatrix, WeightMatrix
 
 
-class FolderWeights:
+class WeightMapper:
     """The `WeightSource` of a folder that `rbe compress` wrote.
 
-    Matrices that are not exact become `TiledMatrix`; what is stored exactly is decoded once and held as float32.
+    Matrices without a coded residual become a `LowRankMatrix` or a `SparseMatrix`, those with one a `TiledMatrix`; what
+    is stored exactly is decoded once and held as float32.
 
     Parameters
     ----------
@@ -60,10 +65,29 @@ class FolderWeights:
             if stored.record.codec == "lossless":
                 self._matrices[key] = DenseMatrix(self.vector(name))
             else:
-                self._matrices[key] = TiledMatrix(stored, self.cache, self._executor)
+                self._matrices[key] = open_matrix(stored, self.cache, self._executor)
         return self._matrices[key]
 
-    def decoded_bytes(self) -> int:
-        """Bytes a cache needs to hold every tile of the matrices opened so far."""
-        tiled = (matrix for matrix in self._matrices.values() if isinstance(matrix, TiledMatrix))
-        return sum(4 * matrix.shape[0] * matrix.shape[1] for matrix in tiled)
+    def generator(self, name: str) -> WeightGenerator:
+        """Weights of a tensor wherever they are asked for."""
+        return WeightGenerator(self.matrix(name))
+
+    def decode_row(self, name: str, row: int) -> NDArray[np.float32]:
+        """One row of a tensor, float32[columns], decoded without the others where the tensor has no coded residual.
+
+        Raises IndexError for a row that is not there.
+        """
+        decoded: NDArray[np.float32] = self.generator(name).rows(np.array([row]))[0]
+        return decoded
+
+
+def open_matrix(stored: StoredMatrix, cache: TileCache | None = None, executor: Executor | None = None) -> WeightMatrix:
+    """A lossily coded matrix, ready to be multiplied with.
+
+    `cache` and `executor` are those of `TiledMatrix`; without a cache nothing is kept. Raises CorruptFile.
+    """
+    if stored.record.codec == "lowrank":
+        return LowRankMatrix(stored)
+    if stored.record.codec == "sparse":
+        return SparseMatrix(stored)
+    return TiledMatrix(stored, TileCache(0) if cache is None else cache, executor)

@@ -1,0 +1,160 @@
+"""Where a compressed matrix comes from: a tensor of a folder, or an array that is compressed here and now."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec import tensor_codec, trellis_codec
+from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
+from rbe_cli.codec.rate_control import OwnGoal
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import Choice, Decoder, Wish
+from rbe_cli.codec.tiles import Grid
+from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.container.layer_file import EncodedTensor, TensorRecord
+from rbe_cli.errors import UsageError
+
+#: Numbers are coded no finer than in so many steps, however many bits there are.
+_MOST_STEPS = trellis_codec.MAX_INDEX >> 2
+
+
+class StoredMatrix(Protocol):
+    """A lossily coded matrix. `rbe_cli.container.folder.StoredTensor` is one.
+
+    Attributes
+    ----------
+    record : TensorRecord
+    where : str
+        For messages.
+    """
+
+    @property
+    def record(self) -> TensorRecord: ...  # noqa: D102
+    @property
+    def where(self) -> str: ...  # noqa: D102
+
+    def tiles(self) -> tuple[Decoder, Grid]:
+        """The decoder and the grid of the tiles."""
+
+    def stream(self, index: int) -> bytes:
+        """What the decoder takes for a tile."""
+
+
+class EncodedMatrix:
+    """A compressed array in memory: the chunks a layer file would hold.
+
+    Attributes
+    ----------
+    tensor : EncodedTensor
+        As it would be written.
+    squared_error : float
+        Sum over the weights.
+    """
+
+    def __init__(self, tensor: EncodedTensor, squared_error: float) -> None:
+        self.tensor = tensor
+        self.squared_error = squared_error
+        self.record = TensorRecord(tensor.name, tensor.dtype, tensor.shape, tensor.codec, 0, len(tensor.chunks))
+        self.where = f"tensor {tensor.name!r}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a layer file that are there for it: its chunks, their table and its entry in the header."""
+        return self.tensor.size()
+
+    def tiles(self) -> tuple[Decoder, Grid]:
+        """The decoder and the grid of the tiles."""
+        return tensor_codec.open_tensor(self.tensor.chunks[0], self.record.shape, self.record.codec)
+
+    def decode(self) -> NDArray[np.float32]:
+        """All weights, float32[rows, columns]."""
+        decoder, grid = self.tiles()
+        out = np.empty(self.record.shape, np.float32)
+        for i, tile in enumerate(grid):
+            out[tile.top : tile.bottom, tile.left : tile.right] = decoder.decode(self.stream(i), tile)
+        return out
+
+    def stream(self, index: int) -> bytes:
+        """What the decoder takes for a tile; nothing where a tensor is all in its first chunk."""
+        return b"" if self.record.codec == "lowrank" else self.tensor.chunks[1 + index]
+
+
+def compress_array(
+    values: NDArray[np.float32],
+    *,
+    bits: float | None = None,
+    ratio: float | None = None,
+    structure_only: bool = False,
+    transform: str = "auto",
+    block: int = 128,
+    k: int = 5,
+    threshold: float = 0.01,
+    rank: int = MOST_COMPONENTS,
+    states: int = 64,
+    threads: int = 1,
+    name: str = "weight",
+) -> EncodedMatrix:
+    """Compress float32[rows, columns] for least squared error at a size, which is not exceeded.
+
+    Parameters
+    ----------
+    bits, ratio : float
+        One of the two: bits per weight, or 32 over that.
+    structure_only, transform, block, k, threshold
+        As for `rbe compress`.
+    rank : int
+        Components a low-rank matrix has at most: fewer are faster, take less memory, and make more error.
+    states : int
+        Of the trellis, 4 to 256.
+    threads : int
+        The bytes do not depend on it.
+    name : str
+        Of the tensor.
+
+    Raises
+    ------
+    UsageError
+        A matrix that can only be kept exactly (all equal, not finite), or a size that is out of reach.
+
+    Examples
+    --------
+    >>> w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    >>> compress_array(w, bits=4.0).nbytes <= w.size * 4 / 8
+    True
+    """
+    if values.ndim != 2 or (bits is None) == (ratio is None):
+        raise UsageError("a layer is compressed from a matrix, to so many bits or to a ratio")
+    source = np.ascontiguousarray(values, np.float32)
+    wanted = bits if bits is not None else 32 / ratio if ratio else 0.0
+    matrix = Matrix(source.reshape(-1).view(np.uint8), "F32", *source.shape)
+    error = tensor_codec.reference_error(wanted, None)
+    wish = Wish(transform, block, k, error, wanted, structure_only, threshold, rank)
+    choice = tensor_codec.prepare(matrix, 0, 0, False, wish)
+    if choice is None:
+        raise UsageError(f"{name}: holds one number only, or some that are not finite")
+
+    def tensor(encoded: Encoded) -> EncodedTensor:
+        return EncodedTensor(name, "F32", source.shape, choice.codec, encoded.chunks)
+
+    overhead = tensor(Encoded([], 0.0, 0)).size() + 64
+    with ThreadPoolExecutor(threads) as pool:
+        encoded = _meet(choice, wanted - 8 * overhead / source.size, states, pool)
+    if encoded is None:
+        raise UsageError(f"{name}: cannot be as small as {wanted:.4g} bits per weight")
+    return EncodedMatrix(tensor(encoded), encoded.squared_error)
+
+
+def _meet(choice: Choice, bits: float, states: int, pool: Executor) -> Encoded | None:
+    """Encode until the size is met; None if it is out of reach."""
+    goal = OwnGoal(choice.analysis, "bits", bits)
+    finest = choice.analysis.largest / _MOST_STEPS
+
+    def encode(multiplier: float) -> Encoded:
+        return tensor_codec.start(choice, max(multiplier * choice.analysis.unit, finest), states, pool).result()
+
+    multiplier = goal.first()
+    return goal.meet(multiplier, encode(multiplier), encode)
