@@ -51,11 +51,17 @@ def looks_like_repo_id(source: str) -> bool:
     return bool(_REPO_ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIX)
 
 
-def open_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
-    """Fetch (or find in the cache) a repository's checkpoint and open it. Raises RBEError saying what to do."""
+def open_repository(repo_id: str, revision: str | None = None, progress: bool = True) -> Checkpoint:
+    """Fetch (or find in the cache) a repository's checkpoint and open it. Raises RBEError saying what to do.
+
+    `progress` is whether huggingface_hub may draw its bars on stderr.
+    """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars  # type: ignore[attr-defined]
 
     with _explained(repo_id, revision):
+        if not (progress or are_progress_bars_disabled()):
+            disable_progress_bars()
         wanted = _SMALL + _weights(repo_id, revision)
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED))
     if not any(folder.glob(f"*{SUFFIX}")):
@@ -126,6 +132,24 @@ def _unreachable(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith(_TRANSPORTS)
 
 
+def _status(error: Exception) -> int:
+    """The HTTP status an error stands for; 0 for none."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+def _refusal(status: int, reason: str) -> str:
+    """What a status of the hub means, and what to do."""
+    if status == 401:
+        return "the hub does not accept the token; log in anew with `hf auth login`, or unset HF_TOKEN"
+    if status == 403:
+        return "the hub does not allow it with this token; ask the owner, or log in with `hf auth login`"
+    if status == 429:
+        return "the hub has had too many requests from here; wait some minutes, or log in with `hf auth login`"
+    if status >= 500:
+        return f"the hub fails (HTTP {status}); try again later, or set HF_HUB_OFFLINE=1 if it is in the cache"
+    return f"cannot be fetched from the hub ({reason})"
+
+
 @contextmanager
 def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub raises inside into one line that says what to do."""
@@ -135,10 +159,9 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise RBEError(f"{repo_id}: gated; accept its terms on the hub, then log in with `hf auth login`") from None
-    except errors.RepositoryNotFoundError:
-        raise RBEError(
-            f"{repo_id}: no such local path, and no such repository on the hub (or it is private: `hf auth login`)"
-        ) from None
+    except errors.RepositoryNotFoundError as error:
+        login = ", or a private one: log in with `hf auth login`" if _status(error) != 404 else "; check its name"
+        raise RBEError(f"{repo_id}: no such local path, and no such repository on the hub{login}") from None
     except errors.RevisionNotFoundError:
         raise RBEError(f"{repo_id}: no revision {revision!r}; see the branches and tags on its hub page") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
@@ -149,7 +172,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
-            raise RBEError(f"{repo_id}: cannot be fetched from the hub ({reason})") from None
+            raise RBEError(f"{repo_id}: {_refusal(_status(error), reason)}") from None
         if _unreachable(error):
             raise RBEError(f"{repo_id}: no such local path, and the hub cannot be reached ({reason})") from None
         raise

@@ -10,8 +10,11 @@ from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rbe_cli.errors import RBEError
 
 
-def open_source(source: str, revision: str | None = None) -> Checkpoint:
-    """Open a checkpoint. A name that is a local path wins, then a shipped model, then the hub."""
+def open_source(source: str, revision: str | None = None, progress: bool = True) -> Checkpoint:
+    """Open a checkpoint. A name that is a local path wins, then a shipped model, then the hub.
+
+    `progress` is whether fetching may draw bars on stderr.
+    """
     path = Path(source)
     if path.exists():
         return open_checkpoint(path)
@@ -20,7 +23,7 @@ def open_source(source: str, revision: str | None = None) -> Checkpoint:
         checkpoint.name = source
         return checkpoint
     if looks_like_repo_id(source):
-        return open_repository(source, revision)
+        return open_repository(source, revision, progress)
     raise RBEError(f"{source}: no such file or folder")
 
 

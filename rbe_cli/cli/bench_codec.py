@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
 from rbe_cli.cli.tables import name_text, number, shape_text, show
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.operations.figures import finite
@@ -104,11 +104,10 @@ def command(
     for level in levels:
         Settings(effort=level)
     _check_plot(plot)
-    from rbe_cli.checkpoint.source import open_source
     from rbe_cli.operations import bench_sources
 
     sources = [bench_sources.gaussian(synthetic), bench_sources.structured(synthetic)] if synthetic else []
-    sources += bench_sources.of_checkpoint(open_source(source, revision), tensors, max_elements)
+    sources += bench_sources.of_checkpoint(open_source(source, revision, status), tensors, max_elements)
     load_kernels(status)
     from rbe_cli.operations.bench_codec import bench_codec
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
+from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
 from rbe_cli.cli.encoder import EncoderOptions
 from rbe_cli.cli.stream import STDOUT, tar_on_stdout
 from rbe_cli.errors import UsageError
@@ -83,9 +83,7 @@ def command(
         print(as_toml(settings), end="")
         return
     bounds = budget.bounds()
-    from rbe_cli.checkpoint.source import open_source
-
-    checkpoint = open_source(source, revision)
+    checkpoint = open_source(source, revision, status)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
     load_kernels(status)
     if dry_run:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,9 @@ from rich.progress import (
 )
 
 from rbe_cli.cli.options import Status
+
+if TYPE_CHECKING:
+    from rbe_cli.checkpoint.reader import Checkpoint
 
 #: Wider than any table, for output that is not a terminal: no line is cut there.
 _PIPE_WIDTH = 200
@@ -110,6 +114,16 @@ def progress_bar(status: Status) -> Iterator[Bar | None]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(console, progress, status)
+
+
+def open_source(source: str, revision: str | None, status: Status) -> Checkpoint:
+    """Open a checkpoint; if it has to be fetched, with the hub's bars on a terminal, a line in a pipe."""
+    from rbe_cli.checkpoint import source as sources
+
+    shown, console = not (status.quiet or status.no_progress), stderr()
+    if shown and not console.is_terminal and sources.is_remote(source, revision):
+        console.print(f"fetching {source} from the hub")
+    return sources.open_source(source, revision, progress=shown and console.is_terminal)
 
 
 def load_kernels(status: Status) -> None:

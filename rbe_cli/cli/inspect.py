@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, tables
-from rbe_cli.cli.console import stdout
+from rbe_cli.cli.console import open_source, stdout
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, judge
 from rbe_cli.operations.figures import totals
@@ -99,7 +99,7 @@ def _inspect_checkpoint(
     markdown: bool,
     status: options.Status,
 ) -> None:
-    from rbe_cli.checkpoint.source import is_remote, open_source
+    from rbe_cli.checkpoint.source import is_remote
     from rbe_cli.cli.profile import show_profile, show_remote
 
     if is_remote(source, revision):
@@ -107,7 +107,7 @@ def _inspect_checkpoint(
 
         show_remote(source, read_headers(source, revision), as_json, markdown)
     else:
-        show_profile(open_source(source, revision), snr, threads, whole, as_json, markdown, status)
+        show_profile(open_source(source, revision, status), snr, threads, whole, as_json, markdown, status)
 
 
 def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], whole: bool, markdown: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, sweep_tables, tables
-from rbe_cli.cli.console import load_kernels, progress_bar
+from rbe_cli.cli.console import load_kernels, open_source, progress_bar
 from rbe_cli.errors import OverBudget, RBEError, UsageError
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ def command(
     ]
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()
-    from rbe_cli.checkpoint.source import open_source
-
-    checkpoint = open_source(source, revision)
+    checkpoint = open_source(source, revision, status)
     load_kernels(status)
     from rbe_cli.operations import sweep
 

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
@@ -47,9 +47,7 @@ def command(
     settings = Settings(jobs=jobs)
     original = None
     if against is not None:
-        from rbe_cli.checkpoint.source import open_source
-
-        original = open_source(against)
+        original = open_source(against, None, status)
     load_kernels(status)
     from rbe_cli.operations.verify import verify
 

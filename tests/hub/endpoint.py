@@ -73,7 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _find(self, path: str) -> tuple[int, dict[str, str], bytes]:
         api = path.startswith("/api/models/")
         parts = path.removeprefix("/api/models").strip("/").split("/")
-        repository = self.endpoint.repositories.get("/".join(parts[:2]))
+        name = next((name for name in ("/".join(parts[:2]), parts[0]) if name in self.endpoint.repositories), "")
+        if name == parts[0]:
+            # A repository without an organisation, like gpt2.
+            parts = ["", *parts]
+        repository = self.endpoint.repositories.get(name)
         if repository is None:
             return 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"{}"
         if repository.problem:
@@ -93,15 +97,15 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, headers | {"Content-Type": "application/json"}, json.dumps(entries).encode()
         if api:
             info = {
-                "id": "/".join(parts[:2]), "modelId": "/".join(parts[:2]), "sha": commit, "private": False,
+                "id": name, "modelId": name, "sha": commit, "private": False,
                 "tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files],
             }  # fmt: skip
             return 200, headers | {"Content-Type": "application/json"}, json.dumps(info).encode()
-        name = "/".join(parts[4:])
-        if name not in files:
+        file = "/".join(parts[4:])
+        if file not in files:
             return 404, headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "no file"}, b""
-        etag = '"' + hashlib.sha1(files[name]).hexdigest() + '"'
-        return 200, headers | {"ETag": etag, "Accept-Ranges": "bytes"}, files[name]
+        etag = '"' + hashlib.sha1(files[file]).hexdigest() + '"'
+        return 200, headers | {"ETag": etag, "Accept-Ranges": "bytes"}, files[file]
 
 
 @contextmanager

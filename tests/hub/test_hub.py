@@ -32,6 +32,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         "org/gated": Repository(problem=(403, "GatedRepo")),
         "org/private": Repository(problem=(401, "RepoNotFound")),
         "org/broken": Repository(problem=(500, "Broken")),
+        "org/refused": Repository(problem=(401, "Invalid credentials in Authorization header")),
+        "org/forbidden": Repository(problem=(403, "Forbidden")),
+        "org/busy": Repository(problem=(429, "TooManyRequests")),
+        "gpt2": Repository({COMMIT: tiny}),
     }
     with serve(repositories) as running:
         yield running
@@ -55,20 +59,22 @@ def rbe(endpoint: Endpoint, tmp_path: Path):
 
 
 def test_compress_as_typed_and_again_offline(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
-    done = rbe("compress", "org/tiny", "--k", "5", "--block", "128", "--json", "-q")
+    done = rbe("compress", "gpt2", "--k", "5", "--block", "128")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["source"] == "org/tiny"
-    manifest = json.loads((tmp_path / "work" / "org--tiny.rbe" / "rbe.json").read_text())
+    assert "fetching gpt2 from the hub" in done.stderr
+    assert "%|" not in done.stderr, "no bars in a pipe"
+    manifest = json.loads((tmp_path / "work" / "gpt2.rbe" / "rbe.json").read_text())
+    assert manifest["source"] == "gpt2"
     assert manifest["revision"] == COMMIT
     assert manifest["settings"]["k"] == 5
     assert manifest["settings"]["block"] == 128
     assert endpoint.fetched() == {"model.safetensors", "config.json"}
     assert "1_Pooling/config.json" in {file["path"] for file in manifest["carried"]}
     endpoint.asked.clear()
-    again = rbe("inspect", "org/tiny", "-q", HF_HUB_OFFLINE="1")
+    again = rbe("inspect", "gpt2", "-q", HF_HUB_OFFLINE="1")
     assert "kurtosis" in again.stdout, again.stderr
     assert not endpoint.asked
-    unreachable = rbe("inspect", "org/tiny", "-q", HF_ENDPOINT="http://127.0.0.1:9")
+    unreachable = rbe("inspect", "gpt2", "-q", HF_ENDPOINT="http://127.0.0.1:9")
     assert "kurtosis" in unreachable.stdout, unreachable.stderr
 
 
@@ -96,8 +102,12 @@ def test_inspect_reads_headers_only(rbe, endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("repository", "arguments", "environment", "words"),
     [
-        ("org/missing", [], {}, "no such repository on the hub"),
-        ("org/private", [], {}, "private: `hf auth login`"),
+        ("org/missing", [], {}, "no such repository on the hub; check its name"),
+        ("org/private", [], {}, "or a private one: log in with `hf auth login`"),
+        ("org/refused", [], {"HF_TOKEN": "hf_wrong"}, "the hub does not accept the token"),
+        ("org/forbidden", [], {}, "the hub does not allow it"),
+        ("org/broken", [], {}, "the hub fails (HTTP 500)"),
+        ("org/busy", [], {}, "too many requests"),
         ("org/gated", [], {}, "gated; accept its terms"),
         ("org/torch", [], {}, "has no .safetensors files"),
         ("org/tiny", ["--revision", "nowhere"], {}, "no revision 'nowhere'"),
