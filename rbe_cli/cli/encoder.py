@@ -77,7 +77,8 @@ class EncoderOptions:
         _option(
             _HOW,
             metavar="0..9",
-            text=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states); decoding is alike.",
+            text=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states) and, from 7, how near "
+            "to the wish to come; decoding is alike.",
             default=Settings.effort,
         ),
     ] = None

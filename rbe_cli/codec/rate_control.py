@@ -12,12 +12,8 @@ from typing import Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
 
-#: A result may be this much smaller than what was asked, relative.
-TOLERANCE = 0.004
 #: Where a pass aims: a little below the wish, since above is not allowed.
 AIM = 0.9985
-#: Errors are aimed at from below, too.
-AIM_ERROR = 0.9995
 #: Times something is encoded to meet a goal, at most.
 MAX_PASSES = 12
 _LOG_RANGE = (-26.0, 8.0)
@@ -114,12 +110,15 @@ class OwnGoal:
         `nrmse` or `bits`.
     value : float
         Relative error, or bits per weight.
+    tolerance : float
+        How much less than that is near enough, relative.
     """
 
-    def __init__(self, analysis: Forecast, kind: str, value: float) -> None:
+    def __init__(self, analysis: Forecast, kind: str, value: float, tolerance: float) -> None:
         self._analysis = analysis
         self._error = kind == "nrmse"
         self._value = value
+        self._tolerance = tolerance
         self._elements = analysis.matrix.rows * analysis.matrix.columns
 
     def first(self) -> float:
@@ -177,13 +176,14 @@ class OwnGoal:
 
     def _corrected(self, multiplier: float, figure: float) -> float:
         """Next multiplier: the error is nearly proportional to it, and an octave of it is a bit."""
+        aim = self._value * (1 - self._tolerance / 8)
         if self._error:
-            return multiplier * min(max(self._value * AIM_ERROR / max(figure, 1e-9), 0.5), 2.0)
-        return multiplier * math.exp2(min(max(figure - self._value * AIM_ERROR, -1.0), 1.0))
+            return multiplier * min(max(aim / max(figure, 1e-9), 0.5), 2.0)
+        return multiplier * math.exp2(min(max(figure - aim, -1.0), 1.0))
 
     def _close(self, figure: float) -> bool:
         """Whether a figure is within what was asked, and close to it."""
-        return self._value * (1 - TOLERANCE) <= figure <= self._value
+        return self._value * (1 - self._tolerance) <= figure <= self._value
 
 
 class SizeSearch:
@@ -197,6 +197,8 @@ class SizeSearch:
         Bytes everything may take.
     overhead : float
         A guess at the bytes of everything else; what is measured replaces it.
+    tolerance : float
+        How much smaller is near enough, relative.
 
     Attributes
     ----------
@@ -206,16 +208,17 @@ class SizeSearch:
         Size and multiplier of the best measured so far that is within the budget.
     """
 
-    def __init__(self, analyses: Sequence[Forecast], budget: float, overhead: float) -> None:
+    def __init__(self, analyses: Sequence[Forecast], budget: float, overhead: float, tolerance: float) -> None:
         self._analyses = analyses
         self._budget = budget
+        self._tolerance = tolerance
         self._over, self._under = 0.0, math.inf
         self.best: tuple[int, float] | None = None
         self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
 
     def found(self, size: int) -> bool:
         """Whether a size is within the budget, and close to it."""
-        return self._budget * (1 - TOLERANCE) <= size <= self._budget
+        return self._budget * (1 - self._tolerance) <= size <= self._budget
 
     def measured(self, size: int, lossy: int) -> bool:
         """Take in what `multiplier` gave: the whole size, and the part that depends on it.
@@ -229,7 +232,7 @@ class SizeSearch:
             self._under = min(self._under, tried)
             if self.best is None or size > self.best[0]:
                 self.best = size, tried
-        room = self._budget * (1 - TOLERANCE / 4) - (size - lossy)
+        room = self._budget * (1 - self._tolerance / 4) - (size - lossy)
         if not lossy or room <= 0:
             return False
         scale = lossy / sum(analysis.expected_bytes(tried * analysis.unit) for analysis in self._analyses)

@@ -189,7 +189,7 @@ class _Job:
         """Encode, measure, correct the step, until the size is at most what was asked and close to it."""
         shared = {plan.info.name for plan in self.planner.plans if plan.goal.kind == "shared"}
         overhead = self.planner.overhead(len(self.sources) + len(self.carried))
-        search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead)
+        search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead, self.settings.tolerance)
         while True:
             multiplier = search.multiplier
             self.passes += 1

@@ -34,10 +34,13 @@ class Plan:
         What is asked of it.
     same_as : str
         An identical tensor that is stored already.
+    tolerance : float
+        How far below its goal it may stay, relative.
     """
 
     shard: int
     info: TensorInfo
+    tolerance: float
     choice: Choice | None = None
     goal: Goal = EXACT
     same_as: str = ""
@@ -52,7 +55,7 @@ class Plan:
         """The goal of a tensor that does not share the others' step."""
         if self.analysis is None or self.goal.kind == "shared":
             return None
-        return OwnGoal(self.analysis, self.goal.kind, self.goal.value)
+        return OwnGoal(self.analysis, self.goal.kind, self.goal.value, self.tolerance)
 
 
 class Planner:
@@ -79,7 +82,7 @@ class Planner:
 
     def plan(self) -> None:
         """Decide for every tensor how it is coded."""
-        self.plans = [Plan(shard, info) for shard, info in self.checkpoint.tensors]
+        self.plans = [Plan(shard, info, self.settings.tolerance) for shard, info in self.checkpoint.tensors]
         self._find_identical()
         self._progress.phase("analysing", self.elements)
         list(self._pool.map(self._analyse, self.plans))

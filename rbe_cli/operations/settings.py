@@ -14,6 +14,8 @@ from rbe_cli.errors import UsageError
 OBJECTIVES = ("balanced", "mse")
 #: Trellis states of each effort level.
 EFFORT_STATES = (4, 8, 16, 32, 64, 128, 256, 256, 256, 256)
+#: How far below the wish a size, or an error, may stay at each: the last levels come closer, in more passes.
+EFFORT_TOLERANCE = (0.004,) * 7 + (0.002, 0.001, 0.0005)
 DEFAULT_EFFORT = 5
 DEFAULT_BITS = 4.0
 #: Tensors with fewer elements than this are kept exactly, and so are all vectors: they weigh nothing.
@@ -66,7 +68,8 @@ class Settings:
     objective : str
         `balanced` puts the error where rows and columns are large, `mse` makes it least.
     effort : int
-        0 (fast) to 9 (best): how long the encoder searches. The files decode alike.
+        0 (fast) to 9 (best): how long the encoder searches, and how close it comes to what was asked. The files decode
+        alike.
     transform : str
         `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed.
     structure_only : bool
@@ -141,6 +144,11 @@ class Settings:
     def states(self) -> int:
         """States of the trellis."""
         return EFFORT_STATES[self.effort]
+
+    @property
+    def tolerance(self) -> float:
+        """How far below what was asked a result may stay, relative."""
+        return EFFORT_TOLERANCE[self.effort]
 
     @property
     def threads(self) -> int:
