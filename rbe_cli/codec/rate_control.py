@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
 
+#: A result may be this much smaller than what was asked, relative, unless somebody wants it nearer.
+TOLERANCE = 0.004
 #: Where a pass aims: a little below the wish, since above is not allowed.
 AIM = 0.9985
 #: Times something is encoded to meet a goal, at most.
@@ -114,7 +116,7 @@ class OwnGoal:
         How much less than that is near enough, relative.
     """
 
-    def __init__(self, analysis: Forecast, kind: str, value: float, tolerance: float) -> None:
+    def __init__(self, analysis: Forecast, kind: str, value: float, tolerance: float = TOLERANCE) -> None:
         self._analysis = analysis
         self._error = kind == "nrmse"
         self._value = value
