@@ -323,7 +323,9 @@ def _escapes(base: int) -> EncodedTensor:
 
 def _with_low_rank(kind: str, pool: ThreadPoolExecutor) -> EncodedTensor:
     """Low rank and a transform in one tensor."""
-    part = structure.fit_low_rank(low_rank(48, 40, 2, 106).astype(np.float32))
+    part = structure.fit_low_rank(
+        Matrix(low_rank(48, 40, 2, 106).astype(np.float32).view(np.uint8).ravel(), "F32", 48, 40)
+    )
     assert part is not None
     head, *streams = _trellis(smooth(48, 40, 121), pool, kind)
     p = Parameters.unpack(head, 48 * 40)

@@ -108,13 +108,15 @@ def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: b
     energy, largest, finite = 0.0, 0.0, True
     lowest, highest = math.inf, -math.inf
     for _, band in matrix.bands():
-        peak = float(np.abs(band).max(initial=0.0))
+        low, high = float(band.min()), float(band.max())
+        peak = max(high, -low)
         if not math.isfinite(peak):
             finite = False
             break
         largest = max(largest, peak)
-        lowest, highest = min(lowest, float(band.min())), max(highest, float(band.max()))
-        energy += float(np.dot(band.ravel().astype(np.float64), band.ravel().astype(np.float64)))
+        lowest, highest = min(lowest, low), max(highest, high)
+        wide = band.ravel().astype(np.float64)
+        energy += float(np.dot(wide, wide))
     # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
     if not finite or not 1e-18 < largest < 1e18 or lowest == highest:
         return None

@@ -77,8 +77,7 @@ class LowRankAnalysis:
         started = time.thread_time_ns()
         rank = max(self._components(step)[0], 1)
         matrix = self.matrix
-        with whole_matrices.held(4 * matrix.rows * matrix.columns):
-            low_rank = encode_low_rank(matrix.whole(), self._factors, rank, step, shaped=False)
+        low_rank = encode_low_rank(matrix, self._factors, rank, step, shaped=False)
         decoder = LowRankDecoder(low_rank)
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))

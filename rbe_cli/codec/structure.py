@@ -20,6 +20,7 @@ from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.parameters import SHAPING_UNIT
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
@@ -140,12 +141,14 @@ def _power(x: NDArray[np.float32], sums: str) -> NDArray[np.float64]:
     return np.asarray(np.einsum(sums, x, x, dtype=np.float64))
 
 
-def _divided(
-    w: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64], out: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    np.multiply(w, (1 / rows).astype(np.float32)[:, None], out=out)
-    out *= (1 / columns).astype(np.float32)
-    return out
+def _divided(matrix: Matrix, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A matrix as a whole, divided by the scales of its rows and columns."""
+    scaled = np.empty((matrix.rows, matrix.columns), np.float32)
+    for top, band in matrix.bands():
+        part = slice(top, top + len(band))
+        np.multiply(band, (1 / rows[part]).astype(np.float32)[:, None], out=scaled[part])
+    scaled *= (1 / columns).astype(np.float32)
+    return scaled
 
 
 def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,37 +160,46 @@ def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp2((eighths - np.round(eighths.mean())) / 8))
 
 
-def fit_low_rank(w: NDArray[np.float32]) -> LowRank | None:
-    """The low-rank part that saves most bits of float32[m, n] at any fine enough step; None if none saves any."""
-    m, n = w.shape
+def fit_low_rank(matrix: Matrix) -> LowRank | None:
+    """The low-rank part that saves most bits of a matrix at any fine enough step; None if none saves any.
+
+    One copy of it is held in float32, of which the caller has asked `workspace.whole_matrices`.
+    """
+    m, n = matrix.rows, matrix.columns
     most = min(_RANK_UNDER_RESIDUAL, min(m, n) // 4)
     if most < 1:
         return None
-    scales = _scales(_power(w, "ij,ij->i")), _scales(_power(w, "ij,ij->j"))
-    scaled = np.empty_like(w)
-    factors = Factors(_divided(w, *scales, scaled), most, *scales)
+    rows, columns = np.empty(m), np.zeros(n)
+    for top, band in matrix.bands():
+        rows[top : top + len(band)] = _power(band, "ij,ij->i")
+        columns += _power(band, "ij,ij->j")
+    scales = _scales(rows), _scales(columns)
+    scaled = _divided(matrix, *scales)
+    factors = Factors(scaled, most, *scales)
     rank, step = _best_rank(factors, m, n)
     if rank and float((factors.values[:rank] ** 2).sum()) > _MUCH * factors.energy:
         # The scales of the weights then say little of those of what is left.
         scales = factors.scales_left(scaled, rank)
-        factors = Factors(_divided(w, *scales, scaled), most, *scales)
+        del scaled
+        factors = Factors(_divided(matrix, *scales), most, *scales)
         rank, step = _best_rank(factors, m, n)
-    return encode_low_rank(w, factors, rank, step, shaped=True) if rank else None
+    return encode_low_rank(matrix, factors, rank, step, shaped=True) if rank else None
 
 
-def encode_low_rank(w: NDArray[np.float32], factors: Factors, rank: int, step: float, shaped: bool) -> LowRank:
-    """The first `rank` components of float32[m, n], their factors quantised with a step, as they are decoded.
+def encode_low_rank(matrix: Matrix, factors: Factors, rank: int, step: float, shaped: bool) -> LowRank:
+    """The first `rank` components of a matrix, their factors quantised with a step, as they are decoded.
 
     With `shaped` the step of a row of P grows with the row's scale, and that of a column of Q with the column's; `step`
     is that for the scaled matrix.
     """
-    m, n = w.shape
+    m, n = matrix.rows, matrix.columns
     values, columns = factors.values[:rank], factors.columns[:, None]
     exponents = np.round(8 * np.log2(values)).astype(np.int32)
     ahead = _on_grid(factors.vectors[:, :rank] / columns)
     back = _on_grid(factors.vectors[:, :rank] * columns)
     p = np.zeros((m, rank), np.float32)
-    add_product(np.ascontiguousarray(w), ahead, np.float32(1), p)
+    for top, band in matrix.bands():
+        add_product(np.ascontiguousarray(band), ahead, np.float32(1), p[top : top + len(band)])
     q = np.ascontiguousarray(np.exp2(exponents / 8).astype(np.float32)[:, None] * back.T)
     stored = encode_integers(exponents, False)
     data = _HEAD.pack(rank, len(stored)) + stored

@@ -254,8 +254,8 @@ def _promising(matrix: Matrix, name: str, wish: Wish) -> bool:
 
 def _pipeline(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
     if name == "lowrank":
-        with whole_matrices.held(8 * matrix.rows * matrix.columns):
-            structure = fit_low_rank(matrix.whole())
+        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+            structure = fit_low_rank(matrix)
         return Pipeline.of(structure, "none", 0, 0, matrix.columns) if structure else None
     if name == "klt":
         basis = encode_basis(matrix) if matrix.columns <= KLT_COLUMNS else None

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 _local = threading.local()
 #: Bytes that matrices held in memory as a whole may take together, and those that stay so between passes.
-_WHOLE, _KEPT = 128 << 20, 64 << 20
+_WHOLE, _KEPT = 96 << 20, 48 << 20
 
 
 class Allowance:

@@ -97,9 +97,11 @@ def write_tensor(folder: Path, shape: tuple[int, int], dtype: str) -> None:
 
 def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
     """A command as a process of its own."""
-    command = [sys.executable, "-m", "rbe_cli", *map(str, arguments), "-q"]
+    command = [sys.executable, "-m", "rbe_cli", *map(str, arguments), "-q", "--json"]
     began = time.perf_counter()
-    with subprocess.Popen(command, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}
+    ) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
