@@ -265,19 +265,23 @@ def _exponentials(x, scale):
 
 
 @njit(**_LAYER)
-def attend_one(queries, keys, values, seen, scale, out):
-    """softmax(scale q K^T) V for one query a head.
+def attend_one(queries, new_keys, new_values, keys, values, length, scale, out):
+    """Add one position to the keys and values, and softmax(scale q K^T) V for one query a head.
 
-    queries, out float32[n, heads, size]; keys, values float32[n, heads, capacity, size], of which the first `seen`
-    count; scale float32, not negative.
+    queries, new_keys, new_values, out float32[n, heads * size]; keys, values float32[n, heads, capacity, size], of
+    which the first `length` < capacity are there; scale float32, not negative.
     """
-    weights = np.empty(seen, np.float32)
+    size = keys.shape[3]
+    weights = np.empty(length + 1, np.float32)
     for b in range(queries.shape[0]):
-        for h in range(queries.shape[1]):
-            _dots(queries[b, h], keys[b, h, :seen], weights)
+        for h in range(keys.shape[1]):
+            own = slice(h * size, (h + 1) * size)
+            keys[b, h, length] = new_keys[b, own]
+            values[b, h, length] = new_values[b, own]
+            _dots(queries[b, own], keys[b, h, : length + 1], weights)
             total = _exponentials(weights, scale)
-            own = out[b, h]
-            own[:] = np.float32(0)
-            _add_rows(weights, values[b, h, :seen], own)
-            for j in range(own.shape[0]):
-                own[j] /= total
+            to = out[b, own]
+            to[:] = np.float32(0)
+            _add_rows(weights, values[b, h, : length + 1], to)
+            for j in range(size):
+                to[j] /= total

@@ -37,13 +37,17 @@ class KeyValueCache:
         self, keys: NDArray[np.float32], values: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Add float32[batch, heads, positions, size] of each; returns all there are so far. Raises RBEError if full."""
+        self.make_room(keys.shape[2])
         end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:
-            raise RBEError(f"text is longer than the {self.keys.shape[2]} positions there is room for")
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def make_room(self, positions: int) -> None:
+        """Raises RBEError if there is none for so many more positions."""
+        if self.length + positions > self.keys.shape[2]:
+            raise RBEError(f"text is longer than the {self.keys.shape[2]} positions there is room for")
 
     @property
     def nbytes(self) -> int:
@@ -129,21 +133,23 @@ class RBEAttention:
         parts = [projection(x) for projection in self.projections]
         if len(parts) == 1:
             parts = [parts[0][..., i * hidden : (i + 1) * hidden] for i in range(3)]
+        if cache is not None and positions == 1:
+            return self.out(self._attend_one(parts, cache))
         size = hidden // self.heads
         queries, keys, values = (part.reshape(batch, positions, self.heads, size).swapaxes(1, 2) for part in parts)
         if cache is not None:
             keys, values = cache.append(keys, values)
-            if positions == 1:
-                return self.out(self._attend_one(queries, cache).reshape(batch, 1, hidden))
         attended = causal_attention(queries * np.float32(self.scale), keys, values)
         return self.out(attended.swapaxes(1, 2).reshape(batch, positions, hidden))
 
-    def _attend_one(self, queries: NDArray[np.float32], cache: KeyValueCache) -> NDArray[np.float32]:
-        """What one new position sees, in one call: float32[batch, heads, 1, size] -> float32[batch, heads, size]."""
-        own = np.ascontiguousarray(queries[:, :, 0])
-        out = np.empty_like(own)
-        forward.attend_one(own, cache.keys, cache.values, cache.length, np.float32(self.scale), out)
-        return out
+    def _attend_one(self, parts: list[NDArray[np.float32]], cache: KeyValueCache) -> NDArray[np.float32]:
+        """What one new position sees, in one call: three of float32[batch, 1, hidden] -> the same."""
+        cache.make_room(1)
+        queries, keys, values = (np.ascontiguousarray(part[:, 0]) for part in parts)
+        out = np.empty(queries.shape, np.float32)
+        forward.attend_one(queries, keys, values, cache.keys, cache.values, cache.length, np.float32(self.scale), out)
+        cache.length += 1
+        return out[:, None]
 
     @property
     def nbytes(self) -> int:

@@ -136,9 +136,8 @@ class SparseMatrix:
     def block(self, index: int) -> NDArray[np.float32]:
         """Weights of a block, float32[height, width]."""
         rows, columns, u, v, values = self._block_entries(index)
-        core = np.zeros((len(rows), len(columns)), np.float32)
-        np.add.at(core, (u, v), values)
-        weights: NDArray[np.float32] = rows.T @ (core @ columns)
+        core = np.bincount(u * len(columns) + v, values, len(rows) * len(columns)).astype(np.float32)
+        weights: NDArray[np.float32] = rows.T @ (core.reshape(len(rows), len(columns)) @ columns)
         return weights
 
     def at(self, index: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -45,7 +45,7 @@ class WeightGenerator:
         height, width = self.layout.shape(_checked(block, len(self.layout)))
         rows, columns = _inside(rows, height), _inside(columns, width)
         if rows.size * _SPARSE >= height * width:
-            return self.matrix.block(block)[rows, columns]
+            return self.matrix.block(block).ravel().take(rows * width + columns)
         return self.matrix.at(block, rows, columns)
 
     def at(self, rows: Positions, columns: Positions) -> NDArray[np.float32]:
@@ -76,6 +76,7 @@ def _checked(number: int, count: int) -> int:
 def _inside(numbers: Positions, size: int) -> NDArray[np.int64]:
     """Numbers from 0 to size - 1, as int64."""
     places: NDArray[np.int64] = np.asarray(numbers, np.int64)
-    if places.size and not 0 <= int(places.min()) <= int(places.max()) < size:
+    # Seen as unsigned, what is negative is too large.
+    if places.size and int(places.view(np.uint64).max()) >= size:
         raise IndexError(f"position {int(places.min())} or {int(places.max())} of {size}")
     return places

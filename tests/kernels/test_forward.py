@@ -88,10 +88,14 @@ def test_layer_norm(hidden: int) -> None:
 
 @pytest.mark.parametrize(("seen", "size", "spread"), [(1, 1, 1.0), (6, 5, 1.0), (9, 64, 30.0), (70, 8, 1e4)])
 def test_attend_one(seen: int, size: int, spread: float) -> None:
-    queries, keys, values = normal(2, 3, size) * np.float32(spread), normal(2, 3, 70, size), normal(2, 3, 70, size)
-    out = np.empty_like(queries)
-    forward.attend_one(queries, keys, values, seen, np.float32(0.5), out)
+    new = [normal(2, 3 * size) * np.float32(factor) for factor in (spread, 1, 1)]
+    keys, values = normal(2, 3, 70, size), normal(2, 3, 70, size)
+    out = np.empty_like(new[0])
+    forward.attend_one(*new, keys, values, seen - 1, np.float32(0.5), out)
+    queries, new_keys, new_values, got = (array.reshape(2, 3, size) for array in (*new, out))
+    assert (keys[:, :, seen - 1] == new_keys).all()
+    assert (values[:, :, seen - 1] == new_values).all()
     for b in range(2):
         for h in range(3):
             want = naive.attend(queries[b, h], keys[b, h, :seen], values[b, h, :seen], 0.5)
-            assert abs(out[b, h] - want).max() < 1e-5 * max(1, spread) * abs(values).max()
+            assert abs(got[b, h] - want).max() < 1e-5 * max(1, spread) * abs(values).max()
