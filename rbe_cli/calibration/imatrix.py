@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.calibration.importance import Alias, Importance, checked
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -80,8 +81,7 @@ def llama_name(name: str) -> Alias:
 def read_imatrix(path: Path) -> Importance:
     """Read either form. Raises RBEError if it cannot be read, CorruptFile if it is neither."""
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
+        magic = PlainFile(path).read(0, 4)
         if path.stat().st_size > _MAX_BYTES:
             raise CorruptFile(f"{path}: too large for an importance file")
         found = _read_gguf(path) if magic == b"GGUF" else _read_binary(path)

@@ -3,11 +3,12 @@
     python -m tests.attacks.fuzz --seconds 600            (or `make fuzz SECONDS=600`)
     python -m tests.attacks.fuzz --target stream --round 17   runs one round again, as it was
 
-Four targets: `container` (prefix, header and chunk table of a layer file), `manifest`, `stream` (parameters, scale
+Five targets: `container` (prefix, header and chunk table of a layer file), `manifest`, `stream` (parameters, scale
 fields, side matrices and entropy-coded tiles, both changed golden ones and ones made from nothing), `safetensors`
-(files and shard indices, read and compressed). A round is some hundred inputs, drawn by hypothesis from the number of
-the round, in a process of its own. An input is survived when it is read or refused with one line; a crash, another
-exception, a warning, more than CPU_SECONDS or more memory than `allowed_memory` is a find, which hypothesis shrinks.
+(files and shard indices, read and compressed), `importance` (files for --importance). A round is some hundred inputs,
+drawn by hypothesis from the number of the round, in a process of its own. An input is survived when it is read or
+refused with one line; a crash, another exception, a warning, more than CPU_SECONDS or more memory than
+`allowed_memory` is a find, which hypothesis shrinks.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from rbe_cli import dtypes
+from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec import scale_field, tables, trellis_codec
 from rbe_cli.codec.analysis import analyse
@@ -59,10 +61,10 @@ from tests.attacks.budget import CPU_SECONDS, allowed_memory
 from tests.forge import canonical, layer_bytes, replace_layer, settle_figures, split_layer
 from tests.synthetic import safetensors_bytes, tiny_tensors
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "v1"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 #: A round, with shrinking, may take so much wall time.
 ROUND_SECONDS = 900
-_INPUTS = {"container": 400, "manifest": 300, "stream": 250, "safetensors": 150}
+_INPUTS = {"container": 400, "manifest": 300, "stream": 250, "safetensors": 150, "importance": 150}
 #: Elements of a hostile tensor that are decoded; beyond, the claim alone is looked at.
 _MOST_ELEMENTS = 1 << 20
 
@@ -183,7 +185,7 @@ def _peak() -> int:
 
 
 def _golden_layers() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(GOLDEN.glob("*/*.rbe")) if path.stat().st_size < 20_000]
+    return [path.read_bytes() for path in sorted(GOLDEN.glob("*/*/*.rbe")) if path.stat().st_size < 20_000]
 
 
 def container(folder: Path) -> Any:
@@ -224,13 +226,13 @@ def container(folder: Path) -> Any:
 
 def manifest(folder: Path) -> Any:
     """Folders whose manifest is another; everything that opens folders has a go."""
-    cases = [(path.parent, json.loads(path.read_bytes())) for path in sorted(GOLDEN.glob("*/rbe.json"))]
+    cases = [(path.parent, json.loads(path.read_bytes())) for path in sorted(GOLDEN.glob("*/*/rbe.json"))]
     out = folder / "out"
 
     @given(st.data())
     def one(data: st.DataObject) -> None:
         case, value = data.draw(st.sampled_from(cases))
-        copy = folder / case.name
+        copy = folder / f"{case.parent.name}-{case.name}"
         if not copy.exists():
             shutil.copytree(case, copy)
         if data.draw(st.booleans()):
@@ -389,7 +391,7 @@ def made_tensor(draw: st.DrawFn) -> tuple[str, str, tuple[int, ...], list[bytes]
 
 def stream(folder: Path) -> Any:
     """Tensors whose chunks are other ones; now and then by way of a folder and the layers that run from it."""
-    sound = GOLDEN / "balanced"
+    sound = GOLDEN / "v1" / "balanced"
 
     @given(st.data())
     def one(data: st.DataObject) -> None:
@@ -477,8 +479,34 @@ def safetensors(folder: Path) -> Any:
     return one
 
 
+# Importance files
+
+
+def importance(folder: Path) -> Any:
+    """Importance files, ours and llama.cpp's binary ones, and what is asked of them."""
+    from safetensors.numpy import save
+
+    values = {"a.weight": np.ones(4, np.float32), "a.weight.moments": np.eye(4, dtype=np.float32)}
+    ours = save(values, metadata={"input_axis": '{"a.weight":1}', "shared": '{"b.weight":"a.weight"}'})
+    theirs = struct.pack("<i", 1) + struct.pack("<i", 8) + b"a.weight" + struct.pack("<ii", 2, 4)
+    theirs += values["a.weight"].tobytes() + struct.pack("<ii", 2, 8) + b"text.txt"
+
+    @given(st.booleans(), _EDITS)
+    def one(safe: bool, edits: list[tuple[str, int, Any]]) -> None:
+        path = folder / ("x.safetensors" if safe else "x.dat")
+        path.write_bytes(mutated(ours if safe else theirs, edits))
+        with survived(1 << 16):
+            found = read_importance(path)
+            for name in ("a.weight", "b.weight"):
+                found.mean_square(name, (4, 4))
+                found.moments(name, (4, 4))
+
+    return one
+
+
 TARGETS: dict[str, Callable[[Path], Any]] = {
     "container": container, "manifest": manifest, "stream": stream, "safetensors": safetensors,
+    "importance": importance,
 }  # fmt: skip
 _TENSORS = _golden_tensors()
 

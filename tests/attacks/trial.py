@@ -94,7 +94,9 @@ def _serve() -> None:
     warm_up()
     gc.freeze()
     # What a process takes for a folder of nothing special: a fork maps the pages of libraries only as it needs them.
-    base = _in_a_fork([["verify", str(GOLDEN / "balanced"), "-q"], ["inspect", str(GOLDEN / "balanced")]])[-1][3]
+    base = _in_a_fork(
+        [["verify", str(GOLDEN / "v1" / "balanced"), "-q"], ["inspect", str(GOLDEN / "v1" / "balanced")]]
+    )[-1][3]
     for line in sys.stdin:
         results = _in_a_fork(json.loads(line))
         print(json.dumps([[*rest, memory - base, seconds] for *rest, memory, seconds in results]), flush=True)
