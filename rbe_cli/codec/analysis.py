@@ -169,13 +169,12 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     if matrix.columns * rows.size > 1 << 20:
         rows = rows[:: max(1, matrix.columns * rows.size >> 20)]
     live_columns = field.columns.exponents != ZERO
-    samples = []
-    for i in rows:
-        if field.rows.exponents[i] == ZERO:
-            continue
-        exponent = (field.rows.exponents[i] + field.columns.exponents[live_columns]) / 8 + field.log_sigma0
-        samples.append(matrix.band(i, i + 1)[0, live_columns].astype(np.float64) / np.exp2(exponent))
-    x = np.abs(np.concatenate(samples)) if samples else np.ones(1)
+    rows = rows[field.rows.exponents[rows] != ZERO]
+    sigma = np.exp2(
+        (field.rows.exponents[rows][:, None] + field.columns.exponents[live_columns]) / 8 + field.log_sigma0
+    )
+    sample = np.concatenate([np.zeros((0, matrix.columns)), *(matrix.band(i, i + 1) for i in rows)])
+    x = np.abs(sample[:, live_columns] / sigma).ravel() if sigma.size else np.ones(1)
     power = float(np.mean(x * x))
     if not power > 0:
         return field, 0

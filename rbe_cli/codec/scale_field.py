@@ -116,19 +116,17 @@ def _quantise(log_scale: NDArray[np.float64], others: int) -> tuple[Axis, float,
     middle = float(np.median(log_scale[live]))
     best: tuple[float, Axis, float] | None = None
     for shift in range(4):
-        unit = (1 << shift) / PER_OCTAVE
-        for origin in range(_ORIGINS):
-            zero = middle + origin * unit / _ORIGINS
-            index = np.zeros(log_scale.size, np.int64)
-            reach = MAX_EXPONENT >> shift
-            index[live] = np.clip(np.floor((log_scale[live] - zero) / unit + 0.5), -reach, reach)
-            wrong = index[live] * unit + zero - log_scale[live]
-            loss = float((0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum()) * others
-            exponents = np.where(live, index << shift, ZERO).astype(np.int32)
-            axis = Axis(exponents, shift)
-            cost = _entropy(index[live]) + loss
+        unit, reach = (1 << shift) / PER_OCTAVE, MAX_EXPONENT >> shift
+        zeros = middle + np.arange(_ORIGINS)[:, None] * unit / _ORIGINS
+        indices = np.clip(np.floor((log_scale[live] - zeros) / unit + 0.5), -reach, reach).astype(np.int64)
+        wrong = indices * unit + zeros - log_scale[live]
+        losses = (0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum(axis=1) * others
+        for index, zero, loss in zip(indices, zeros[:, 0], losses, strict=True):
+            cost = _entropy(index) + float(loss)
             if best is None or cost < best[0]:
-                best = (cost, axis, zero)
+                exponents = np.full(log_scale.size, ZERO, np.int32)
+                exponents[live] = index << shift
+                best = (cost, Axis(exponents, shift), float(zero))
     assert best is not None
     return best[1], best[2], best[0]
 

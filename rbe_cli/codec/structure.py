@@ -37,6 +37,8 @@ _LONG = 8
 _BAND = 1 << 20
 #: Least scale of a row or column, against the mean.
 _LEAST_SCALE = 0.01
+#: Components that are looked at first, and the share of those looked at below which a rank is believed.
+_FEW, _NEARLY = 32, 0.75
 #: Share of the energy above which the scales are taken anew from what is left.
 _MUCH = 0.25
 #: Steps that are tried, in eighth octaves up and down.
@@ -175,13 +177,16 @@ def fit_low_rank(matrix: Matrix) -> LowRank | None:
         columns += _power(band, "ij,ij->j")
     scales = _scales(rows), _scales(columns)
     scaled = _divided(matrix, *scales)
-    factors = Factors(scaled, most, *scales)
-    rank, step = _best_rank(factors, m, n)
+    for count in sorted({min(most, _FEW), most}):
+        factors = Factors(scaled, count, *scales)
+        rank, step = _best_rank(factors, m, n)
+        if rank < _NEARLY * count:
+            break
     if rank and float((factors.values[:rank] ** 2).sum()) > _MUCH * factors.energy:
         # The scales of the weights then say little of those of what is left.
         scales = factors.scales_left(scaled, rank)
         del scaled
-        factors = Factors(_divided(matrix, *scales), most, *scales)
+        factors = Factors(_divided(matrix, *scales), factors.values.size, *scales)
         rank, step = _best_rank(factors, m, n)
     return encode_low_rank(matrix, factors, rank, step, shaped=True) if rank else None
 

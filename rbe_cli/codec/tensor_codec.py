@@ -40,7 +40,8 @@ from rbe_cli.errors import Damage
 _WORTH = 0.01
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
 _LOW_RANK_ELEMENTS = 1 << 25
-_SAMPLE_ROWS = 2048
+#: Elements of the sample the blockwise transforms are tried on, about.
+_SAMPLE = 1 << 16
 #: Below this many bits per weight `auto` also looks at low rank without a coded residual.
 _FEW_BITS = 1.0
 #: Below this many bits the trellis coder's forecast is too kind: it keeps this share of the energy it says it will
@@ -237,19 +238,20 @@ def _cost(analysis: Forecast, wish: Wish) -> float:
 
 
 def _promising(matrix: Matrix, name: str, wish: Wish) -> bool:
-    """For the blockwise transforms, try some rows first: on most matrices they gain nothing."""
-    if name not in ("dct", "dwt") or matrix.rows <= _SAMPLE_ROWS // 2:
+    """For the blockwise transforms, try some blocks of the middle first: on most matrices they gain nothing."""
+    if name not in ("dct", "dwt"):
         return True
-    top = (matrix.rows - _SAMPLE_ROWS // 2) // 2 // wish.block * wish.block
-    bottom = min(top + _SAMPLE_ROWS // 2, matrix.rows)
-    part = np.ascontiguousarray(matrix.band(top, bottom))
-    sample = Matrix(part.view(np.uint8).ravel(), "F32", bottom - top, matrix.columns)
+    top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
+    band = matrix.band(top, min(top + wish.block, matrix.rows))[:, : max(_SAMPLE // wish.block, wish.block)]
+    part = np.ascontiguousarray(band)
+    sample = Matrix(part.view(np.uint8).ravel(), "F32", *part.shape)
     plain = analyse(sample, 0, 0, False)
-    with Piped(sample, Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)).held() as piped:
+    pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
+    with Piped(sample, pipeline).held() as piped:
         other = analyse(piped, 0, 0, False)
     if plain is None or other is None:
         return True
-    return _cost(other.of_tensor(plain), wish) < _cost(plain, wish)
+    return _cost(other.of_tensor(plain), wish) + pipeline.decode_cost / 2 < _cost(plain, wish)
 
 
 def _pipeline(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from rbe_cli.codec.parameters import CHOICES
-from rbe_cli.codec.rate_control import TOLERANCE
 from rbe_cli.errors import UsageError
 
 OBJECTIVES = ("balanced", "mse")
 #: Trellis states of each effort level.
 EFFORT_STATES = (4, 8, 16, 32, 64, 128, 256, 256, 256, 256)
 #: How far below the wish a size, or an error, may stay at each: the last levels come closer, in more passes.
-EFFORT_TOLERANCE = (TOLERANCE,) * 7 + (0.002, 0.001, 0.0005)
+EFFORT_TOLERANCE = (0.004,) * 7 + (0.002, 0.001, 0.0005)
 DEFAULT_EFFORT = 5
 DEFAULT_BITS = 4.0
 #: Tensors with fewer elements than this are kept exactly, and so are all vectors: they weigh nothing.
