@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 import numpy as np
@@ -101,9 +101,13 @@ class Family:
 
     def distortion_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean squared error of a weight of class c, in squared steps."""
-        log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), np.log2(self.distortion[1:]))
+        log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self._log_distortion)
         log_d += np.minimum(c - 1, 0) / 4
         return np.asarray(np.exp2(log_d))
+
+    @cached_property
+    def _log_distortion(self) -> NDArray[np.float64]:
+        return np.log2(self.distortion[1:])
 
 
 def _lines() -> list[str]:

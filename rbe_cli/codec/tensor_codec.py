@@ -8,6 +8,7 @@ open_tensor -> TileDecoder, the weights of any tile
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -134,11 +135,13 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
         return None
     if wish.structure_only:
         return _prepare_structure(matrix, plain, wish)
-    names = candidates(matrix, shaped) if wish.transform == "auto" else [wish.transform]
+    names = [wish.transform]
+    if wish.transform == "auto":
+        names = _promising(matrix, candidates(matrix, shaped), wish)
     reference = _cost(plain, wish)
     found = [_Candidate("none", plain, reference, reference)]
     for name in names:
-        if name == "none" or (wish.transform == "auto" and not _promising(matrix, name, wish)):
+        if name == "none":
             continue
         pipeline = _pipeline(matrix, name, wish)
         if pipeline is None:
@@ -237,21 +240,31 @@ def _cost(analysis: Forecast, wish: Wish) -> float:
     return 10 * math.log10(max(error, 1e-30))
 
 
-def _promising(matrix: Matrix, name: str, wish: Wish) -> bool:
-    """For the blockwise transforms, try some blocks of the middle first: on most matrices they gain nothing."""
-    if name not in ("dct", "dwt"):
-        return True
+def _promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
+    """What of `names` is worth a closer look.
+
+    The blockwise transforms are tried on some blocks of the middle first: on most matrices they gain nothing.
+    """
+    blockwise = [name for name in names if name in ("dct", "dwt")]
+    if not blockwise:
+        return list(names)
     top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
     band = matrix.band(top, min(top + wish.block, matrix.rows))[:, : max(_SAMPLE // wish.block, wish.block)]
     part = np.ascontiguousarray(band)
     sample = Matrix(part.view(np.uint8).ravel(), "F32", *part.shape)
     plain = analyse(sample, 0, 0, False)
-    pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
-    with Piped(sample, pipeline).held() as piped:
-        other = analyse(piped, 0, 0, False)
-    if plain is None or other is None:
-        return True
-    return _cost(other.of_tensor(plain), wish) + pipeline.decode_cost / 2 < _cost(plain, wish)
+    if plain is None:
+        return list(names)
+    reference = _cost(plain, wish)
+
+    def gains(name: str) -> bool:
+        pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
+        with Piped(sample, pipeline).held() as piped:
+            other = analyse(piped, 0, 0, False)
+        # Half the price: a sample may be unlucky.
+        return other is None or _cost(other.of_tensor(plain), wish) + pipeline.decode_cost / 2 < reference
+
+    return [name for name in names if name not in blockwise or gains(name)]
 
 
 def _pipeline(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
