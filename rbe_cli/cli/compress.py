@@ -102,9 +102,11 @@ def command(
     figures = totals(tensors, done.size, tables.carried_bytes(done.manifest))
     inexact = [t for t in tensors if t.name in done.encode_ns]
     work = sum(done.encode_ns[t.name] * t.elements for t in inexact)
+    count = sum(t.elements for t in inexact)
     figures |= {
         "seconds": done.seconds,
-        "encode_ns_per_weight": work / sum(t.elements for t in inexact) if inexact else None,
+        "analyse_ns_per_weight": done.analyse_ns / count if inexact else None,
+        "encode_ns_per_weight": work / count if inexact else None,
         "peak_memory_bytes": peak_memory(),
         "passes": done.passes,
     }
@@ -175,8 +177,10 @@ def _print(
 ) -> None:
     tables.show(console, tables.tensor_table(done.manifest.tensors, done.encode_ns, whole), markdown)
     tables.print_totals(console, figures)
-    speed = figures["encode_ns_per_weight"]
-    encoded = f", encoding {speed:.0f} ns per weight on one core" if speed is not None else ""
+    analysed, speed = figures["analyse_ns_per_weight"], figures["encode_ns_per_weight"]
+    encoded = ""
+    if speed is not None:
+        encoded = f", analysis {analysed:.0f} and a pass of encoding {speed:.0f} ns per weight on one core"
     console.print(f"{done.seconds:.1f} s on {threads} threads{encoded}, peak memory {tables.size_text(peak_memory())}")
     if judged:
         tables.show(console, budgets.table(judged), markdown)

@@ -54,7 +54,9 @@ class Compressed:
     seconds : float
         Wall time.
     encode_ns : dict
-        Tensor -> nanoseconds of one core per element, of the trellis coder and its check.
+        Tensor -> nanoseconds of one core per element, of one pass of the coder and its check.
+    analyse_ns : float
+        Nanoseconds of one core, of choosing structure and transform and fitting scales, all tensors together.
     passes : int
         Times the weights were encoded to meet the size.
     """
@@ -63,6 +65,7 @@ class Compressed:
     size: int
     seconds: float
     encode_ns: dict[str, float]
+    analyse_ns: float
     passes: int
 
 
@@ -90,7 +93,7 @@ def compress(
         finished = _finished(checkpoint, sources, out, settings) if resume else None
         if finished is not None:
             progress.note(f"{out} is complete already")
-            return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0)
+            return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
         _check_output(checkpoint, out, force)
         try:
             with atomic_folder(out, replace=force, keep=resume) as folder:
@@ -102,7 +105,9 @@ def compress(
             if resume:
                 raise Interrupted("interrupted; what is finished is kept, and the same command goes on") from None
             raise
-    return Compressed(written.manifest, written.size, time.perf_counter() - started, job.encode_ns, job.passes)
+    analyse_ns = float(sum(plan.analyse_ns for plan in job.planner.plans))
+    seconds = time.perf_counter() - started
+    return Compressed(written.manifest, written.size, seconds, job.encode_ns, analyse_ns, job.passes)
 
 
 def _fingerprints(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> tuple[SourceFile, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ class Plan:
         An identical tensor that is stored already.
     tolerance : float
         How far below its goal it may stay, relative.
+    analyse_ns : int
+        Processor time it took to find out.
     """
 
     shard: int
@@ -44,6 +47,7 @@ class Plan:
     choice: Choice | None = None
     goal: Goal = EXACT
     same_as: str = ""
+    analyse_ns: int = 0
 
     @property
     def analysis(self) -> Forecast | None:
@@ -131,6 +135,7 @@ class Planner:
             and info.elements >= EXACT_BELOW
         )
         if lossy:
+            started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaped = self.settings.objective != "mse"
             plan.choice = tensor_codec.prepare(matrix, *self.settings.shaping(info.name), shaped, self._wish(plan))
@@ -140,6 +145,7 @@ class Planner:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
+            plan.analyse_ns = time.thread_time_ns() - started
         self._progress.advance(info.elements)
 
     def _refine(self, plan: Plan) -> None:
