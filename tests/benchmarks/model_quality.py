@@ -90,7 +90,7 @@ class Subject:
                 except RBEError as error:
                     self.rows[name] = {"unreachable": str(error).removeprefix(f"{self.source.name}: ")} | notes
             self.results.write_text(json.dumps(self.rows, indent=1) + "\n")
-            print(name, self.rows[name], flush=True)
+            print(name, {key: value for key, value in self.rows[name].items() if key != "windows"}, flush=True)
         return dict(self.rows[name])
 
     def _figures(self, files: ModelFiles, decoded: Tensors, size: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Subject:
         }  # fmt: skip
         return {
             "tokens": quality.tokens,
-            "windows": [round(value, 9) for value in sums[:, 3]],
+            "windows": [round(float(value), 9) for value in sums[:, 3]],
         } | {key: [estimate.value, estimate.error] for key, estimate in estimates.items()}
 
     def _sizes(self, decoded: Tensors, size: int) -> dict[str, Any]:
@@ -183,31 +183,33 @@ class Subject:
 
     def measure_felt(self) -> None:
         """Every way to spend the bits, without and with calibration on other text."""
-        importance, overrides = self.calibrated()
+        importance = self.results.with_suffix(".importance.safetensors")
+        if not importance.exists():
+            calibrate(str(self.source), importance, text=models.calibration_text(), moments=True)
+        followed = {"importance": importance, "feedback": False}
+        fed = {"importance": importance}
         ways: dict[str, dict[str, Any]] = {
             "mse": {"objective": "mse"},
             "balanced": {},
-            "allocation": {"overrides": overrides},
-            "importance": {"importance": importance, "feedback": False},
-            "importance, feedback": {"importance": importance},
-            "importance, allocation": {"importance": importance, "feedback": False, "overrides": overrides},
-            "importance, allocation, feedback": {"importance": importance, "overrides": overrides},
+            "importance": followed,
+            "importance, feedback": fed,
+            "allocation": self.allocation("balanced", {}),
+            "importance, allocation": followed | self.allocation("importance", followed),
+            "importance, feedback, allocation": fed | self.allocation("feedback", fed),
         }
         for bits in FELT_BITS:
             for way, wishes in ways.items():
                 self.row(f"{way} at {bits}", self.rbe(bits=float(bits), **wishes), way=way)
 
-    def calibrated(self) -> tuple[Path, tuple[str, ...]]:
-        """The importance file and the overrides, from the calibration text; made once."""
-        importance = self.results.with_suffix(".importance.safetensors")
-        overrides = self.results.with_suffix(".overrides.toml")
-        text = models.calibration_text()
-        if not importance.exists():
-            calibrate(str(self.source), importance, text=text, moments=True)
-        if not overrides.exists():
-            settings = Settings(bits=COARSE_BITS, importance=importance)
-            write_overrides(overrides, measure_sensitivity(str(self.source), text=text, settings=settings))
-        return importance, read_overrides(overrides)
+    def allocation(self, name: str, wishes: dict[str, Any]) -> dict[str, Any]:
+        """Overrides for a way to code, measured in that way on the calibration text; made once."""
+        path = self.results.with_suffix(f".{name}.toml")
+        if not path.exists():
+            settings = Settings(bits=COARSE_BITS, **wishes)
+            write_overrides(
+                path, measure_sensitivity(str(self.source), text=models.calibration_text(), settings=settings)
+            )
+        return {"overrides": read_overrides(path)}
 
 
 class EncoderSubject(Subject):
