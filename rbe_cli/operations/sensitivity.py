@@ -31,8 +31,11 @@ from rbe_cli.operations.settings import Settings
 DEFAULT_TOKENS = 4096
 #: Bits per weight of the coarse coding: far enough from exact to be felt, near enough for losses to add up.
 COARSE_BITS = 3.0
-#: More or less bits than this are not suggested: the model KL = s 4^-b does not reach further.
-_REACH = 4.0
+#: The loss goes with this power of the squared error: at few bits it grows faster than the error, as docs/calibration.md
+#: measures.
+_GROWTH = 1 / 0.7
+#: Fewer or more bits than this are not suggested: a tensor of no bits at all is no longer on the curve.
+_FEWEST, _MOST = -1.0, 4.0
 #: Losses below this part of the largest are rounding.
 _NOTHING = 1e-6
 
@@ -155,23 +158,23 @@ def _distances(model: ObservedModel, exact: NDArray[np.float32], altered: NDArra
 def suggest(losses: Mapping[str, tuple[float, float, int]]) -> dict[str, float]:
     """More bits than the mean for each tensor, of its loss at a common step, that loss' error, and its weights.
 
-    With loss s_t 4^-b_t and b_t bits for each of n_t weights, the sum of the losses is least at a given size where
-    s_t 4^-b_t / n_t is the same for all (Lagrange): b_t = mean + log2(s_t / n_t) / 2 - its weighted mean. What is lost
-    in the noise counts as large as the noise. What has no effect at all (an encoder's pooler, say, on its embeddings)
-    was not measured: it gets the mean.
+    With loss s_t 4^(-g b_t), g = 1.43, and b_t bits for each of n_t weights, the sum of the losses is least at a given
+    size where s_t 4^(-g b_t) / n_t is the same for all (Lagrange): b_t = mean + log2(s_t / n_t) / 2 g - its weighted
+    mean. What is lost in the noise counts as large as the noise. What has no effect at all (an encoder's pooler, say,
+    on its embeddings) was not measured: it gets the mean.
 
     >>> suggest({"a": (0.04, 0.0, 100), "b": (0.01, 0.0, 100)})
-    {'a': 0.5, 'b': -0.5}
+    {'a': 0.35, 'b': -0.35}
     """
     felt = max(value for value, _, _ in losses.values()) * _NOTHING
     wish = {
-        name: 0.5 * math.log2(max(value, error) / n)
+        name: math.log2(max(value, error) / n) / (2 * _GROWTH)
         for name, (value, error, n) in losses.items()
         if max(value, error) > felt
     }
     elements = max(sum(losses[name][2] for name in wish), 1)
     mean = sum(bits * losses[name][2] for name, bits in wish.items()) / elements
-    more = {name: min(max(round(bits - mean, 2), -_REACH), _REACH) for name, bits in wish.items()}
+    more = {name: min(max(round(bits - mean, 2), _FEWEST), _MOST) for name, bits in wish.items()}
     return {name: more.get(name, 0.0) for name in losses}
 
 

@@ -71,13 +71,13 @@ def test_the_model_is_the_same_after_it(gpt2: Path) -> None:
 
 
 def test_suggested_bits_make_the_sum_of_losses_least() -> None:
-    """No exchange of bits between two tensors is better, in the model loss = s 4^-b; and the mean stays."""
+    """No exchange of bits between two tensors is better, in the model loss = s 4^(-1.43 b); and the mean stays."""
     rng = np.random.default_rng(0)
     losses = {str(n): (float(rng.uniform(1, 9)), 0.0, n) for n in range(10, 70, 10)}
     bits = suggest(losses)
 
     def total(bits: dict[str, float]) -> float:
-        return sum(s * 4 ** -bits[name] for name, (s, _, _) in losses.items())
+        return sum(s * 4 ** (-bits[name] / 0.7) for name, (s, _, _) in losses.items())
 
     assert sum(bits[name] * n for name, (_, _, n) in losses.items()) == pytest.approx(0, abs=0.01 * 210)
     for a in losses:
@@ -90,10 +90,10 @@ def test_suggested_bits_make_the_sum_of_losses_least() -> None:
 
 
 def test_noise_and_extremes_stay_within_reach() -> None:
-    bits = suggest({"loud": (1e4, 0.0, 10), "silent": (0.0, 0.0, 1000), "noisy": (-1e-9, 2.0, 1000)})
+    bits = suggest({"loud": (1e5, 0.0, 10), "silent": (0.0, 0.0, 1000), "noisy": (-1e-9, 2.0, 1000)})
     assert bits["loud"] == 4
     assert bits["silent"] == 0
-    assert -4 <= bits["noisy"] < 0
+    assert -1 <= bits["noisy"] < 0
     assert suggest({"a": (0.0, 0.0, 5), "b": (0.0, 0.0, 5)}) == {"a": 0, "b": 0}
 
 
