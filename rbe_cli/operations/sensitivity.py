@@ -31,8 +31,7 @@ from rbe_cli.operations.settings import Settings
 DEFAULT_TOKENS = 4096
 #: Bits per weight of the coarse coding: far enough from exact to be felt, near enough for losses to add up.
 COARSE_BITS = 3.0
-#: The loss goes with this power of the squared error: at few bits it grows faster than the error, as docs/calibration.md
-#: measures.
+#: The loss goes with this power of the squared error: at few bits it grows faster (measured, docs/calibration.md).
 _GROWTH = 1 / 0.7
 #: Fewer or more bits than this are not suggested: a tensor of no bits at all is no longer on the curve.
 _FEWEST, _MOST = -1.0, 4.0
