@@ -3,7 +3,8 @@
 ``mini-gpt2`` is a one-million-parameter GPT-2 over bytes, trained by
 :mod:`rbe_cli.models.train` on the King James Bible.  Its folder holds what Hugging Face
 ``GPT2LMHeadModel.from_pretrained`` loads, the text it was never trained on (``heldout.txt``)
-and the log of its training.
+and the log of its training. Beside the folder, ``mini_gpt2_calibration.txt`` is 64 kB of what it
+was trained on, from 16 places, for ``rbe calibrate``.
 """
 
 from pathlib import Path
