@@ -224,7 +224,7 @@ def header_of_deep_nesting(folder: Path) -> None:
 @folder
 def header_bomb_of_empty_lists(folder: Path) -> None:
     """As much as a header may have of what takes most memory for its bytes."""
-    replace_layer(folder, LAYER, layer_bytes(b'{"tensors":[' + b"[]," * (2 << 20) + b"[]]}", []))
+    replace_layer(folder, LAYER, layer_bytes(b'{"tensors":[' + b"[]," * (1 << 20) + b"[]]}", []))
 
 
 @folder
@@ -503,8 +503,8 @@ def bomb_of_a_tile_beyond_the_bound(folder: Path) -> None:
 
 @folder
 def bomb_of_a_long_axis(folder: Path) -> None:
-    """2^24 rows whose scale field takes some thousand bytes; the stream is none."""
-    grid = Grid(1 << 24, 1, 1 << 22, 1)
+    """2^23 rows whose scale field takes some thousand bytes; the stream is none."""
+    grid = Grid(1 << 23, 1, 1 << 22, 1)
     chunks = [first_chunk(grid, flat_axis(grid.rows), flat_axis(1))] + [bytes(32)] * len(grid)
     forged(folder, "BF16", (grid.rows, 1), "trellis", chunks)
 
@@ -531,7 +531,7 @@ def bomb_of_a_basis(folder: Path) -> None:
 def bomb_of_basis_functions_of_many_sizes(folder: Path) -> None:
     """Each tensor has blocks of its own size, of which the basis functions take up to 64 MB."""
     tensors = []
-    for block in range(700, 1024, 46):
+    for block in range(800, 1024, 40):
         head = SPARSE_HEAD.pack(1, 0, 1, 0, block, 0, 1.0, 1.0, 0.1, block, block)
         tensors.append(EncodedTensor(f"x.{block}", "F16", (block, block), "sparse", [head, b""]))
     tensors.append(EncodedTensor("x.zzz", "F16", (4, 4), "sparse", [b"", b""]))
