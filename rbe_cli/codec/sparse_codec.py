@@ -15,6 +15,7 @@ import math
 import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
 from rbe_cli.codec.transform import Blockwise, effective_levels
 from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.codec.workspace import whole_matrices
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
 
@@ -39,6 +41,8 @@ _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
 _MAX_INDEX = 1 << 28
+#: How many of the coefficients' magnitudes a forecast goes by; coefficients that are summed up at once.
+_RANKS, _PIECE = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,24 +102,59 @@ class SparseAnalysis:
         self.rms = math.sqrt(energy / (matrix.rows * matrix.columns))
         self.unit = self.rms
         self.threshold = threshold * self.rms
-        self.coefficients = np.empty((matrix.rows, matrix.columns), np.float32)
-        transform = form.transform()
-        for tile in form.grid:
-            self.coefficients[tile.top : tile.bottom] = transform.forward(matrix.band(tile.top, tile.bottom))
-        self.weights = [self._fit(form.blocks(tile)) for tile in form.grid]
-        left = np.abs(self.remainders(self.weights, 1.0))
-        self.largest = max(float(left.max(initial=0.0)), *(float(np.abs(w).max(initial=0)) for w in self.weights))
-        # Sorted from the largest: how many are above a step, their logarithms and their energy.
-        top = np.sort(left[left > 1e-7 * self.rms].ravel())[::-1].astype(np.float64)
-        self._sorted = top[::-1]
-        self._energy_above = np.concatenate(([0.0], np.cumsum(top**2)))
-        self._logs_above = np.concatenate(([0.0], np.cumsum(np.log2(top))))
-        self._left_energy = float(np.einsum("ij,ij->", left, left, dtype=np.float64))
+        self._transform = form.transform()
+        self.weights: list[NDArray[np.float64]] = []
+        self.largest = self._left_energy = 0.0
+        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+            self._rank(self._fitted())
         self._weight_logs = np.log2(np.abs(np.concatenate([w.ravel() for w in self.weights])) + 1e-30)
         self._areas = matrix.rows * matrix.columns
 
-    def _fit(self, blocks: list[Tile]) -> NDArray[np.float64]:
-        """Weights of the basis functions of some blocks, float64[blocks, b]."""
+    def _fitted(self) -> NDArray[np.float32]:
+        """Fit the weights of the basis functions; magnitudes of all coefficients that are left, float32[elements]."""
+        magnitudes, at = np.empty(self.matrix.rows * self.matrix.columns, np.float32), 0
+        for tile in self.form.grid:
+            coefficients = self.coefficients(tile)
+            weights = self._fit(tile, coefficients)
+            left = np.abs(self.remainders(tile, coefficients, weights, 1.0))
+            self.weights.append(weights)
+            self._left_energy += float(np.einsum("ij,ij->", left, left, dtype=np.float64))
+            self.largest = max(self.largest, float(left.max()), float(np.abs(weights).max(initial=0)))
+            magnitudes[at : at + left.size] = left.ravel()
+            at += left.size
+        return magnitudes
+
+    def _rank(self, magnitudes: NDArray[np.float32]) -> None:
+        """Take down, of the largest coefficients of some numbers, how large they are, their logarithms and energy.
+
+        Of all numbers up to _RANKS, then a thousandth apart: that is near enough for a forecast, and all of them would
+        be more than the matrix.
+        """
+        magnitudes.sort()
+        count = magnitudes.size - int(np.searchsorted(magnitudes, np.float32(1e-7 * self.rms), side="right"))
+        top = magnitudes[magnitudes.size - count :]
+        ranks = np.arange(1, count + 1)
+        if count > _RANKS:
+            ranks = np.unique(np.round(np.geomspace(1, count, _RANKS)).astype(np.int64))
+        energy, logs = np.zeros(ranks.size + 1), np.zeros(ranks.size + 1)
+        energy_before = logs_before = 0.0
+        for first in range(0, count, _PIECE):
+            largest = top[count - min(first + _PIECE, count) : count - first][::-1].astype(np.float64)
+            here = np.flatnonzero((ranks > first) & (ranks <= first + _PIECE))
+            sums, log_sums = energy_before + np.cumsum(largest**2), logs_before + np.cumsum(np.log2(largest))
+            energy[here + 1], logs[here + 1] = sums[ranks[here] - first - 1], log_sums[ranks[here] - first - 1]
+            energy_before, logs_before = float(sums[-1]), float(log_sums[-1])
+        self._sorted = top[count - ranks][::-1].astype(np.float64)
+        self._ranks = np.concatenate(([0], ranks))
+        self._energy_above, self._logs_above = energy, logs
+
+    def coefficients(self, tile: Tile) -> NDArray[np.float32]:
+        """The matrix in the transform domain, of a tile's rows."""
+        return self._transform.forward(self.matrix.band(tile.top, tile.bottom))
+
+    def _fit(self, tile: Tile, coefficients: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weights of the basis functions of a tile's blocks, float64[blocks, b]."""
+        blocks = self.form.blocks(tile)
         if not self.form.with_basis:
             return np.zeros((len(blocks), 0))
         weights = np.zeros((len(blocks), 8))
@@ -123,58 +162,57 @@ class SparseAnalysis:
         for i, block in enumerate(blocks):
             by_shape.setdefault((block.bottom - block.top, block.right - block.left), []).append(i)
         for shape, members in by_shape.items():
-            a = self._transformed(shape)
-            y = np.stack([self._block(self.coefficients, blocks[i]).ravel() for i in members]).astype(np.float64)
+            a = _transformed(self.form.kind, self.form.block, self.form.levels, shape)
+            y = np.stack([_part(coefficients, tile, blocks[i]).ravel() for i in members]).astype(np.float64)
             weights[members, : a.shape[0]] = _robust_weights(y, a)
         return weights
 
-    def _transformed(self, shape: tuple[int, int]) -> NDArray[np.float64]:
-        """The basis functions in the transform domain, float64[b, area]."""
-        b = orthonormal(*shape)
-        transform = Blockwise(self.form.kind, self.form.block, self.form.levels, shape[1])
-        return np.stack([transform.forward(f.reshape(shape).astype(np.float32)).ravel() for f in b]).astype(np.float64)
-
-    @staticmethod
-    def _block(values: NDArray[np.float32], block: Tile) -> NDArray[np.float32]:
-        return values[block.top : block.bottom, block.left : block.right]
-
-    def remainders(self, weights: list[NDArray[np.float64]], step: float) -> NDArray[np.float32]:
-        """Coefficients less what weights x step of the basis functions account for."""
-        left = self.coefficients.copy()
-        if not self.form.with_basis:
-            return left
-        for tile, tile_weights in zip(self.form.grid, weights, strict=True):
-            for block, own in zip(self.form.blocks(tile), tile_weights, strict=True):
+    def remainders(
+        self, tile: Tile, coefficients: NDArray[np.float32], weights: NDArray[np.float64], step: float
+    ) -> NDArray[np.float32]:
+        """Coefficients of a tile less what weights x step of the basis functions account for, in their place."""
+        if self.form.with_basis:
+            for block, own in zip(self.form.blocks(tile), weights, strict=True):
                 shape = (block.bottom - block.top, block.right - block.left)
-                a = self._transformed_cached(shape)
-                self._block(left, block)[...] -= (own[: a.shape[0]] * step @ a).reshape(shape).astype(np.float32)
-        return left
-
-    def _transformed_cached(self, shape: tuple[int, int]) -> NDArray[np.float64]:
-        cache: dict[tuple[int, int], NDArray[np.float64]] = self.__dict__.setdefault("_cache", {})
-        if shape not in cache:
-            cache[shape] = self._transformed(shape)
-        return cache[shape]
+                a = _transformed(self.form.kind, self.form.block, self.form.levels, shape)
+                part = _part(coefficients, tile, block)
+                part -= (own[: a.shape[0]] * step @ a).reshape(shape).astype(np.float32)
+        return coefficients
 
     def _kept(self, step: float) -> int:
+        """How many of the ranks are kept."""
         limit = max(_DEAD_ZONE * step, self.threshold)
         return int(self._sorted.size - np.searchsorted(self._sorted, limit))
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        kept = self._kept(step)
+        rank = self._kept(step)
+        kept = int(self._ranks[rank])
         log_step = math.log2(step)
         bits = float(np.maximum(self._weight_logs - log_step + 2.5, 0.3).sum())
         if kept:
-            bits += self._logs_above[kept] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
+            bits += self._logs_above[rank] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
         return bits / 8 + len(self.form.grid) * 6 + HEAD.size
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        kept = self._kept(step)
-        rounding = (kept + self._weight_logs.size) * step * step / 12
-        error: float = self._left_energy - float(self._energy_above[kept]) + rounding
+        rank = self._kept(step)
+        rounding = (self._ranks[rank] + self._weight_logs.size) * step * step / 12
+        error: float = self._left_energy - float(self._energy_above[rank]) + rounding
         return error
+
+
+def _part(values: NDArray[np.float32], tile: Tile, block: Tile) -> NDArray[np.float32]:
+    """A block of a tile's values."""
+    return values[block.top - tile.top : block.bottom - tile.top, block.left : block.right]
+
+
+@lru_cache(maxsize=2)
+def _transformed(kind: str, block: int, levels: int, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """The basis functions of a block in the transform domain, float64[b, area]."""
+    transform = Blockwise(kind, block, levels, shape[1])
+    functions = (f.reshape(shape).astype(np.float32) for f in orthonormal(*shape))
+    return np.stack([transform.forward(f).ravel() for f in functions]).astype(np.float64)
 
 
 def _robust_weights(y: NDArray[np.float64], a: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -216,14 +254,14 @@ class SparseEncoding:
     def _encode(self) -> Encoded:
         started = time.thread_time_ns()
         analysis, form, step = self.analysis, self.analysis.form, self.step
-        weights = [np.round(w / step) for w in analysis.weights]
-        left = analysis.remainders(weights, step)
         limit = max(_DEAD_ZONE * step, analysis.threshold)
-        indices = np.where(np.abs(left) > limit, np.round(left / step), 0).astype(np.int32)
         chunks, error = [b""], 0.0
         decoder = SparseDecoder(form, step)
-        for tile, tile_weights in zip(form.grid, weights, strict=True):
-            chunks.append(_encode_tile(form, tile, tile_weights.astype(np.int32), indices))
+        for tile, exact in zip(form.grid, analysis.weights, strict=True):
+            weights = np.round(exact / step)
+            left = analysis.remainders(tile, analysis.coefficients(tile), weights, step)
+            indices = np.where(np.abs(left) > limit, np.round(left / step), 0).astype(np.int32)
+            chunks.append(_encode_tile(form, tile, weights.astype(np.int32), indices))
             error += analysis.matrix.squared_error(decoder.decode(chunks[-1], tile), tile)
         chunks[0] = form.pack(step, analysis.rms, math.sqrt(error / analysis.energy))
         return Encoded(chunks, error, time.thread_time_ns() - started)
@@ -233,7 +271,8 @@ def _encode_tile(form: SparseForm, tile: Tile, weights: NDArray[np.int32], indic
     counts, places, values, own = [], [], [], []
     for block, row in zip(form.blocks(tile), weights, strict=True):
         shape = (block.bottom - block.top, block.right - block.left)
-        scanned = indices[block.top : block.bottom, block.left : block.right].ravel()[scan_order(*shape)]
+        scanned = indices[block.top - tile.top : block.bottom - tile.top, block.left : block.right].ravel()
+        scanned = scanned[scan_order(*shape)]
         at = np.flatnonzero(scanned)
         counts.append(at.size)
         places.append(at)
