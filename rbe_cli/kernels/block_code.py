@@ -13,6 +13,7 @@ from rbe_cli.kernels import JIT
 from rbe_cli.kernels.range_coder import (
     _HALF,
     _decode_bit,
+    _decode_plain,
     _encode_bit,
     _finish_encoder,
     _start_decoder,
@@ -51,24 +52,39 @@ def _put(coder, probabilities, context_set, value, out):
 
 
 @njit(**JIT)
-def _get(coder, probabilities, context_set, data):
-    """Read an integer >= 0; -1 if it is impossibly large."""
+def _get(state, probabilities, context_set, data):
+    """Read an integer >= 0, -1 if it is impossibly large; and the decoder's state after it."""
     base = context_set * _SET
-    length = 0
-    while _decode_bit(coder, probabilities, base + length, data) == 1:
+    length = np.int64(0)
+    more, state = _decode_bit(state, probabilities, base + length, data)
+    while more == 1:
         length += 1
         if length > _LONGEST:
-            return np.int64(-1)
+            return np.int64(-1), state
+        more, state = _decode_bit(state, probabilities, base + length, data)
     number = np.int64(1)
     node = np.int64(0)
     for b in range(length - 1, -1, -1):
         if b >= length - 2:
-            bit = _decode_bit(coder, probabilities, base + _LENGTHS + length * 3 + node, data)
+            bit, state = _decode_bit(state, probabilities, base + _LENGTHS + length * 3 + node, data)
             node = 1 + bit
         else:
-            bit = _decode_bit(coder, probabilities, -1, data)
+            bit, state = _decode_plain(state, data)
         number = (number << 1) | bit
-    return number - 1
+    return number - 1, state
+
+
+@njit(**JIT)
+def _get_signed(state, probabilities, context_set, least, data):
+    """Read a magnitude of at least `least`, then its sign unless it is 0; whether it fits, the number, the state."""
+    v, state = _get(state, probabilities, context_set, data)
+    if v < 0:
+        return False, v, state
+    v += least
+    if v > 0:
+        negative, state = _decode_plain(state, data)
+        v = -v if negative else v
+    return True, v, state
 
 
 @njit(**JIT)
@@ -123,30 +139,25 @@ def decode_blocks(data, areas, weights, coefficients, orders, starts):
     orders : int32[:]; starts : int64[blocks]
         A block's scan is orders[starts[block]:]: the place in the block of each scan position.
     """
-    coder = _start_decoder(data)
-    probabilities = np.full(_SETS * _SET, _HALF, np.int64)
+    state = _start_decoder(data)
+    probabilities = np.full(_SETS * _SET, _HALF, np.uint32)
     first = np.int64(0)
     for block in range(weights.shape[0]):
         for j in range(weights.shape[1]):
-            v = _get(coder, probabilities, j, data)
-            if v < 0:
+            fits, v, state = _get_signed(state, probabilities, j, 0, data)
+            if not fits:
                 return False
-            if v > 0 and _decode_bit(coder, probabilities, -1, data) == 1:
-                v = -v
             weights[block, j] = v
-        count = _get(coder, probabilities, _COUNT, data)
+        count, state = _get(state, probabilities, _COUNT, data)
         if count < 0 or count > areas[block]:
             return False
         place = np.int64(-1)
         for _ in range(count):
-            gap = _get(coder, probabilities, _GAP, data)
-            v = _get(coder, probabilities, _VALUE, data)
-            if gap < 0 or v < 0 or place + 1 + gap >= areas[block]:
+            gap, state = _get(state, probabilities, _GAP, data)
+            fits, v, state = _get_signed(state, probabilities, _VALUE, 1, data)
+            if not fits or gap < 0 or place + 1 + gap >= areas[block]:
                 return False
             place += 1 + gap
-            v += 1
-            if _decode_bit(coder, probabilities, -1, data) == 1:
-                v = -v
             coefficients[first + orders[starts[block] + place]] = v
         first += areas[block]
-    return coder[2] >= data.shape[0]
+    return state[2] >= np.uint64(data.shape[0])

@@ -116,75 +116,89 @@ def encode_integers(values, out):
 
 
 @njit(**JIT)
-def _next_byte(coder, data):
-    """coder: int64 [code, range, at]; past the end every byte is 0."""
-    byte = np.int64(data[coder[2]]) if coder[2] < data.shape[0] else 0
-    coder[2] += 1
-    return byte
+def _next_byte(code, at, data):
+    """The code with a byte more, and where the next one is; past the end every byte is 0."""
+    byte = np.uint32(data[at]) if at < np.uint64(data.shape[0]) else np.uint32(0)
+    return (code << np.uint32(8)) | byte, at + np.uint64(1)
 
 
 @njit(**JIT)
 def _start_decoder(data):
-    """A coder at the beginning of its input: int64 [code, range, at]."""
-    coder = np.zeros(3, np.int64)
-    coder[1] = _MASK32
+    """State of a decoder at the beginning of its input: uint32 code, uint32 range, uint64 bytes read.
+
+    It goes from call to call by value, so that it stays in registers.
+    """
+    code, at = np.uint32(0), np.uint64(0)
     for _ in range(4):
-        coder[0] = (coder[0] << 8) | _next_byte(coder, data)
-    return coder
+        code, at = _next_byte(code, at, data)
+    return code, np.uint32(_MASK32), at
 
 
 @njit(**JIT)
-def _decode_bit(coder, probabilities, context, data):
-    if context >= 0:
-        bound = (coder[1] >> _BITS) * probabilities[context]
-        if coder[0] < bound:
-            coder[1] = bound
-            probabilities[context] += ((1 << _BITS) - probabilities[context]) >> _ADAPT
-            bit = 0
-        else:
-            coder[0] -= bound
-            coder[1] -= bound
-            probabilities[context] -= probabilities[context] >> _ADAPT
-            bit = 1
-    else:
-        coder[1] >>= 1
-        bit = 1 if coder[0] >= coder[1] else 0
-        if bit:
-            coder[0] -= coder[1]
-    while coder[1] < _TOP:
-        coder[1] = (coder[1] << 8) & _MASK32
-        coder[0] = ((coder[0] << 8) & _MASK32) | _next_byte(coder, data)
-    return bit
+def _decode_bit(state, probabilities, context, data):
+    """A bit in a context, and the state after it."""
+    code, width, at = state
+    probability = probabilities[np.uint64(context)]
+    bound = (width >> np.uint32(_BITS)) * probability
+    one = code >= bound
+    up = probability + ((np.uint32(1 << _BITS) - probability) >> np.uint32(_ADAPT))
+    probabilities[np.uint64(context)] = probability - (probability >> np.uint32(_ADAPT)) if one else up
+    width = width - bound if one else bound
+    code = code - bound if one else code
+    while width < np.uint32(_TOP):
+        width <<= np.uint32(8)
+        code, at = _next_byte(code, at, data)
+    return np.int64(one), (code, width, at)
+
+
+@njit(**JIT)
+def _decode_plain(state, data):
+    """An equiprobable bit, and the state after it."""
+    code, width, at = state
+    width >>= np.uint32(1)
+    one = code >= width
+    code = code - width if one else code
+    while width < np.uint32(_TOP):
+        width <<= np.uint32(8)
+        code, at = _next_byte(code, at, data)
+    return np.int64(one), (code, width, at)
 
 
 @njit(**JIT)
 def decode_integers(data, values):
     """Fill int32[n] from uint8 data. Returns False if the data goes on too long or holds a number that does not fit."""
-    coder = _start_decoder(data)
-    probabilities = np.full(_CONTEXTS, _HALF, np.int64)
-    before = 0
+    state = _start_decoder(data)
+    probabilities = np.full(_CONTEXTS, _HALF, np.uint32)
+    before = np.int64(0)
     for t in range(values.shape[0]):
-        if _decode_bit(coder, probabilities, before, data) == 0:
+        nonzero, state = _decode_bit(state, probabilities, before, data)
+        if nonzero == 0:
             values[t] = 0
-            before = 0
+            before = np.int64(0)
             continue
-        negative = _decode_bit(coder, probabilities, 2 + before, data)
-        place = 0
-        while place < UNARY and _decode_bit(coder, probabilities, 4 + place, data) == 1:
+        negative, state = _decode_bit(state, probabilities, 2 + before, data)
+        place, more = np.int64(0), np.int64(1)
+        while place < UNARY:
+            more, state = _decode_bit(state, probabilities, 4 + place, data)
+            if more == 0:
+                break
             place += 1
-        rest = np.int64(place)
+        rest = place
         if place == UNARY:
             bits = 0
-            while _decode_bit(coder, probabilities, -1, data) == 1:
+            more, state = _decode_plain(state, data)
+            while more == 1:
                 bits += 1
                 if bits > 30:
                     return False
+                more, state = _decode_plain(state, data)
             rest = np.int64(1)
             for _ in range(bits):
-                rest = (rest << 1) | _decode_bit(coder, probabilities, -1, data)
+                bit, state = _decode_plain(state, data)
+                rest = (rest << 1) | bit
             rest += UNARY - 1
         if rest >= (1 << 31) - 1:
             return False
         values[t] = -1 - rest if negative else rest + 1
-        before = 1
-    return coder[2] >= data.shape[0]
+        before = np.int64(1)
+    return state[2] >= np.uint64(data.shape[0])
