@@ -126,17 +126,23 @@ def _kill(process: subprocess.Popen[str], after: float) -> bool:
     return early
 
 
-def kill_compress(scene: Scene, rng: random.Random) -> str:
-    """Without an output before; then --resume."""
+def _kill_until_done(scene: Scene, rng: random.Random, times: int) -> str:
     with place(scene, None) as out:
-        process = scene.start("compress", scene.source, "-o", out, "-q")
-        _kill(process, rng.uniform(0.3, 1.0) * scene.seconds["compress"])
+        for _ in range(times):
+            if not out.exists():
+                process = scene.start("compress", scene.source, "-o", out, "--resume", "-q")
+                _kill(process, rng.uniform(0.3, 1.0) * scene.seconds["compress"])
         outcome = scene.state(out, scene.old, scene.new)
         if outcome == ABSENT:
             code, messages = scene.run("compress", scene.source, "-o", out, "--resume")
             assert code == 0, messages
         assert scene.state(out, scene.old, scene.new) == NEW
     return outcome
+
+
+def kill_compress(scene: Scene, rng: random.Random) -> str:
+    """Without an output before; then --resume."""
+    return _kill_until_done(scene, rng, 1)
 
 
 def kill_compress_force(scene: Scene, rng: random.Random) -> str:
@@ -152,19 +158,8 @@ def kill_compress_force(scene: Scene, rng: random.Random) -> str:
 
 
 def kill_resume(scene: Scene, rng: random.Random) -> str:
-    """Killed again and again while it goes on from where it was killed."""
-    outcome = ABSENT
-    with place(scene, None) as out:
-        for _ in range(6):
-            if outcome == ABSENT:
-                process = scene.start("compress", scene.source, "-o", out, "--resume", "-q")
-                _kill(process, rng.uniform(0.3, 1.0) * scene.seconds["compress"])
-                outcome = scene.state(out, scene.old, scene.new)
-        if outcome == ABSENT:
-            code, messages = scene.run("compress", scene.source, "-o", out, "--resume")
-            assert code == 0, messages
-        assert scene.state(out, scene.old, scene.new) == NEW
-    return outcome
+    """Up to six times, each while it goes on from the kill before; then --resume."""
+    return _kill_until_done(scene, rng, 6)
 
 
 def kill_decode(scene: Scene, rng: random.Random) -> str:
