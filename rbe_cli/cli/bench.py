@@ -193,7 +193,7 @@ def _print(console: Console, path: str, done: ModelBench, judged: list[Budget], 
         rows.append(("bits per byte", bits[0], bits[1], _plus_minus(bits[2], "+.5f")))
     for name, original, compressed, difference in rows:
         table.add_row(name, _plus_minus(original, ".4f"), _plus_minus(compressed, ".4f"), difference)
-    table.add_row("KL(reference || compressed), nats per token", "", "", _plus_minus(quality.kl, ".6f"))
+    table.add_row("KL, nats per token", "", "", _plus_minus(quality.kl, ".6f"))
     table.add_row("top-1 agreement, %", "", "", _plus_minus(quality.top1.scaled(100), ".3f"))
     tables.show(console, table, markdown)
     if done.variants:

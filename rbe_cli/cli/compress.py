@@ -178,10 +178,9 @@ def _print(
     tables.show(console, tables.tensor_table(done.manifest.tensors, done.encode_ns, whole), markdown)
     tables.print_totals(console, figures)
     analysed, speed = figures["analyse_ns_per_weight"], figures["encode_ns_per_weight"]
-    encoded = ""
+    console.print(f"{done.seconds:.1f} s on {threads} threads, peak memory {tables.size_text(peak_memory())}")
     if speed is not None:
-        encoded = f", analysis {analysed:.0f} and a pass of encoding {speed:.0f} ns per weight on one core"
-    console.print(f"{done.seconds:.1f} s on {threads} threads{encoded}, peak memory {tables.size_text(peak_memory())}")
+        console.print(f"analysis {analysed:.0f} and a pass of encoding {speed:.0f} ns per weight on one core")
     if judged:
         tables.show(console, budgets.table(judged), markdown)
 

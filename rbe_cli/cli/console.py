@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -26,9 +27,11 @@ from rbe_cli.cli.options import Status
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.reader import Checkpoint
 
-#: Wider than any table, for output that is not a terminal: no line is cut there.
+#: Wider than any table, for output that is not a terminal and no $COLUMNS: no line is cut there.
 _PIPE_WIDTH = 200
 _SHARE = 10
+#: From so many columns on, a progress bar has room for the numbers, too.
+_ROOMY = 80
 #: Loading kernels that are compiled already takes less, in seconds.
 _PATIENCE = 4.0
 
@@ -44,7 +47,9 @@ def stderr() -> Console:
 
 
 def _console(terminal: bool, status: bool) -> Console:
-    return Console(stderr=status, highlight=False, width=None if terminal else _PIPE_WIDTH, emoji=False, markup=False)
+    given = os.environ.get("COLUMNS", "")
+    width = None if terminal or given.isdecimal() else _PIPE_WIDTH
+    return Console(stderr=status, highlight=False, width=width, emoji=False, markup=False)
 
 
 class Bar:
@@ -109,8 +114,8 @@ def progress_bar(status: Status) -> Iterator[Bar | None]:
         yield Bar(console, None, status)
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        *([MofNCompleteColumn()] if console.width >= _ROOMY else []), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(console, progress, status)

@@ -73,7 +73,7 @@ def command(
         return
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
-        f"{len(done.manifest.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.decoded_bytes)}: "
+        f"{len(done.manifest.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.decoded_bytes)}\n"
         f"{done.seconds:.2f} s on {settings.threads} threads{decoded}"
     )
     console.print("wrote it to stdout" if out == STDOUT else f"wrote {out}")

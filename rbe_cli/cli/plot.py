@@ -11,6 +11,7 @@ from rbe_cli.metrics import DB_PER_BIT
 
 def draw(path: Path, outcome: Outcome) -> None:
     """Write the plot; the suffix says the format. Raises RBEError for one matplotlib does not know."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -38,6 +39,8 @@ def draw(path: Path, outcome: Outcome) -> None:
     axes.set_title(outcome.source + (" (a sample)" if outcome.sample else ""))
     axes.grid(alpha=0.3)
     try:
-        figure.savefig(path, dpi=150)
+        # The same figures give the same file: no date, no random names.
+        with rc_context({"svg.hashsalt": "rbe"}):
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     except ValueError:
         raise RBEError(f"{path}: matplotlib cannot write that format; end it in .png, .svg or .pdf") from None

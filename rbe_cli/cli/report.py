@@ -47,7 +47,7 @@ svg .best { fill: none; stroke: var(--best); stroke-width: 2.5; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
-th.name, td.name { text-align: left; }
+th.name, td.name { text-align: left; position: sticky; left: 0; background: var(--back); }
 tr.chosen td { font-weight: 700; background: var(--panel); }
 """
 

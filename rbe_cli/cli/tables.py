@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
+#: Columns that a narrow terminal does without, the first first.
+_SPARE = (
+    "enc ns/w", "analyse", "method", "dtype", "shape", "s", "worst NRMSE", "dec ns/w", "worst tensor", "RMSE", "size",
+    "ratio", "kurtosis", "field gain dB", "largest/std", "gap dB",
+)  # fmt: skip
 
 
 def number(value: float, form: str) -> str:
@@ -60,11 +67,32 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def show(console: Console, table: Table, markdown: bool) -> None:
-    """Print a table, as Markdown if that is wanted."""
+    """Print a table, as Markdown if that is wanted; without some columns where the terminal is too narrow for all."""
     if markdown:
         print(markdown_table(table), file=console.file)
-    else:
-        console.print(table)
+        return
+    left_out: list[str] = []
+    for name in _SPARE:
+        if _natural_width(console, table) <= console.width:
+            break
+        if any(column.header == name for column in table.columns):
+            table = _without(table, name)
+            left_out.append(name)
+    console.print(table)
+    if left_out:
+        console.print(f"for want of width, without: {', '.join(left_out)} (--json has all)", style="dim")
+
+
+def _natural_width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(max_width=1 << 16), table).maximum
+
+
+def _without(table: Table, header: str) -> Table:
+    """A table without a column."""
+    narrower = copy.copy(table)
+    kept = [column for column in table.columns if column.header != header]
+    narrower.columns = [dataclasses.replace(column, _index=i) for i, column in enumerate(kept)]
+    return narrower
 
 
 def markdown_table(table: Table) -> str:
@@ -175,17 +203,15 @@ def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
     """The lines under a table."""
     console.print(
         f"{figures['tensors']} tensors, {figures['elements']:,} weights: {size_text(figures['source_bytes'])} -> "
-        f"{size_text(figures['bytes'])} ({figures['bytes']:,} bytes, headers and manifest included)"
+        f"{size_text(figures['bytes'])} ({figures['bytes']:,} bytes in all)"
     )
     bits = figures["bits_per_weight"]
     line = f"{number(bits if bits is not None else math.nan, '.4f')} bits per weight, ratio {figures['ratio']:.2f}"
+    console.print(line if figures["nrmse"] else line + "; every weight exact")
     if figures["nrmse"]:
-        line += (
-            f"; all inexact tensors together: NRMSE {figures['nrmse']:.4f}, SNR {number(figures['snr_db'], '.2f')} dB, "
-            f"RMSE {figures['rmse']:.3g}; worst tensor NRMSE {figures['worst_nrmse']:.4f}"
+        console.print(
+            f"inexact tensors together: SNR {number(figures['snr_db'], '.2f')} dB, NRMSE {figures['nrmse']:.4f}, "
+            f"RMSE {figures['rmse']:.3g}; worst NRMSE {figures['worst_nrmse']:.4f}"
         )
-    else:
-        line += "; every weight exact"
-    console.print(line)
     if figures["carried_bytes"]:
         console.print(f"carried along unchanged: {size_text(figures['carried_bytes'])} of other files")

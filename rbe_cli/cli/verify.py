@@ -63,7 +63,7 @@ def command(
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
         f"{len(done.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.size)}: every checksum right, "
-        f"every tile decodes; {done.seconds:.2f} s on {settings.threads} threads{decoded}"
+        f"every tile decodes\n{done.seconds:.2f} s on {settings.threads} threads{decoded}"
     )
     if done.same_files is not None:
         files = "the files that were" if done.same_files else "not the files, but the tensors, that were"
