@@ -29,6 +29,7 @@ from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.codec import scale_field, sparse_codec, structure, tensor_codec, trellis_codec
 from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.lossless import encode as encode_lossless
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid
@@ -286,8 +287,8 @@ def forged() -> dict[str, list[EncodedTensor]]:
 def _trellis(values: Floats, pool: ThreadPoolExecutor, kind: str = "none") -> list[bytes]:
     array = np.ascontiguousarray(values, np.float32)
     matrix = Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
-    choice = tensor_codec.prepare(matrix, 4 * (kind == "none"), 12 * (kind == "none"), False,
-                                  tensor_codec.Wish(kind, 16, 2, 0.1))  # fmt: skip
+    shaping = Shaping(4, 12) if kind == "none" else Shaping()
+    choice = tensor_codec.prepare(matrix, shaping, tensor_codec.Wish(kind, 16, 2, 0.1))
     assert choice is not None
     return tensor_codec.start(choice, 0.1 * choice.analysis.unit, 16, pool).result().chunks
 

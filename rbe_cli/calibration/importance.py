@@ -72,16 +72,21 @@ class Importance:
             return None
         return self._axis(name, shape, values.size, self._axes.get(key, axis)), values
 
-    def moments(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """float32[n, n]: the mean of x x^T over the inputs x of a weight of rows x columns; None if there is none.
+    def has_moments(self, name: str) -> bool:
+        """Whether the file has second moments of a weight's inputs."""
+        key, _ = self._alias(name)
+        return self._shared.get(key, key) + MOMENTS in self._moments
 
-        It is read from the file each time, so that only one is in memory. Raises UsageError, naming the tensor, if it
-        does not fit or holds what no second moments can.
+    def moments(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """float32[n, n]: the mean of x x^T over the inputs x of a weight of rows x columns.
+
+        It is read from the file each time, so that only one is in memory. Raises UsageError, naming the tensor, if
+        there is none, it does not fit or holds what no second moments can.
         """
         key, axis = self._alias(name)
         info = self._moments.get(self._shared.get(key, key) + MOMENTS)
         if info is None or self._shard is None:
-            return None
+            raise UsageError(f"{self.path}: has no second moments of the inputs of {name!r}")
         if len(info.shape) != 2 or info.shape[0] != info.shape[1] or info.dtype not in dtypes.FLOATS:
             raise UsageError(f"{self.path}: {info.name!r} must be a square matrix of a floating type")
         self._axis(name, shape, info.shape[0], self._axes.get(key, axis))

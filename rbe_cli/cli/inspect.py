@@ -142,6 +142,7 @@ def _parameters_json(parameters: Any) -> dict[str, Any] | None:
         "step": parameters.step,
         "row_shaping": parameters.row_shaping / 16,
         "column_shaping": parameters.column_shaping / 16,
+        "importance": "rows" if parameters.row_importance else "columns" if parameters.column_importance else None,
         "view": [parameters.grid.rows, parameters.grid.columns],
         "tile": [parameters.grid.height, parameters.grid.width],
         "structure": STRUCTURES[parameters.structure],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +12,17 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec import scale_field, tables
 from rbe_cli.codec.geometry import shaped
+from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import SIZE
 from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, ScaleField
 from rbe_cli.codec.source import Domain
-from rbe_cli.codec.tiles import Grid
+from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
 from rbe_cli.kernels.field import sweep
 from rbe_cli.kernels.rans import LANES
 
 _SAMPLE_ROWS = 96
+#: Rows of a tile whose columns are coded one after the other, with feedback.
+FEEDBACK_ROWS = 512
 #: Below this mean class, about a bit per weight, single classes decide whether anything is sent.
 _COARSE = 15.0
 
@@ -45,8 +49,7 @@ class Analysis:
     matrix: Domain
     field: ScaleField
     family: int
-    row_shaping: int
-    column_shaping: int
+    shaping: Shaping
     unit: float
     energy: float
     rms: float
@@ -98,12 +101,9 @@ class Analysis:
         return float(tables.family(self.family).distortion_at(self._centres(step)) @ self.weights) * step * step
 
 
-def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: bool) -> Analysis | None:
+def analyse(matrix: Domain, shaping: Shaping = PLAIN) -> Analysis | None:
     """Fit the scale field and gather the statistics of a matrix; None if it holds a number that is not finite, or
     nothing but one number.
-
-    `row_shaping`, `column_shaping` are gr, gc in sixteenths; with `shape_unit` the unit is the geometric mean scale,
-    else the RMS.
     """
     energy, largest, finite = 0.0, 0.0, True
     lowest, highest = math.inf, -math.inf
@@ -123,25 +123,43 @@ def analyse(matrix: Domain, row_shaping: int, column_shaping: int, shape_unit: b
     rms = math.sqrt(energy / (matrix.rows * matrix.columns))
     field = scale_field.fit(matrix, use_rows=matrix.rows > 1, use_columns=matrix.rows > 1)
     field, family = _normalise(matrix, field)
-    row_steps, row_class = shaped(field.rows, row_shaping)
-    column_steps, column_class = shaped(field.columns, column_shaping)
+    row_steps, row_class = shaped(field.rows, shaping.row, shaping.row_importance)
+    column_steps, column_class = shaped(field.columns, shaping.column, shaping.column_importance)
     first, elements, weights = _spread(row_steps, row_class, column_steps, column_class)
     unit = rms
-    if shape_unit:
+    if shaping.geometric:
         mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
         unit = 2.0 ** (field.log_sigma0 + mean_class / 8)
-    axes = len(scale_field.encode_axis(field.rows)) + len(scale_field.encode_axis(field.columns))
-    tiles = len(Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows))
+    axes = sum(len(scale_field.encode_axis(axis)) for axis in (field.rows, field.columns))
+    axes += sum(map(len, importance_bytes(shaping)))
+    tiles = len(grid_of(matrix, shaping))
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
     smallest_factor = 2.0 ** ((_least(row_steps, row_class) + _least(column_steps, column_class)) / 8)
     return Analysis(
-        matrix, field, family, row_shaping, column_shaping, unit, energy, rms, largest / smallest_factor,
+        matrix, field, family, shaping, unit, energy, rms, largest / smallest_factor,
         first, elements, weights, side_bytes,
     )  # fmt: skip
 
 
 def _inverse_power(axis: Axis) -> NDArray[np.float64]:
     return np.where(axis.exponents == ZERO, 0.0, np.exp2(-axis.exponents.clip(-MAX_EXPONENT) / 4))
+
+
+def importance_bytes(shaping: Shaping) -> list[bytes]:
+    """Stored form of the axes of importance there are, rows before columns."""
+    stored = [scale_field.encode_axis(axis) for axis in (shaping.row_importance, shaping.column_importance) if axis]
+    return [struct.pack("<I", len(data)) + data for data in stored]
+
+
+def grid_of(matrix: Domain, shaping: Shaping) -> Grid:
+    """How a matrix is cut into tiles.
+
+    Where errors are fed from column to column, columns are long enough for the search to look ahead.
+    """
+    tile = TILE
+    if shaping.feedback and shaping.column_importance is not None:
+        tile = min(max(TILE, FEEDBACK_ROWS * matrix.columns), LARGEST_TILE)
+    return Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows, tile)
 
 
 def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:

@@ -21,13 +21,16 @@ _EIGHTHS = np.array([2.0 ** (i / 8) for i in range(8)], np.float32)
 _PIECE = 1 << 20
 
 
-def shaped(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Step exponents A = (shaping E + 8) >> 4 and class exponents E - A of an axis, int32[n] each.
+def shaped(axis: Axis, shaping: int, importance: Axis | None = None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Step exponents A = ((shaping E + 8) >> 4) + importance and class exponents E - A of an axis, int32[n] each.
 
     Where the axis is ZERO, A is 0 and the class stays ZERO.
     """
     live = axis.exponents != ZERO
-    steps = np.where(live, (shaping * axis.exponents + SHAPING_UNIT // 2) >> 4, 0).astype(np.int32)
+    steps = (shaping * axis.exponents + SHAPING_UNIT // 2) >> 4
+    if importance is not None:
+        steps = steps + importance.exponents
+    steps = np.where(live, steps, 0).astype(np.int32)
     return steps, np.where(live, axis.exponents - steps, ZERO).astype(np.int32)
 
 
@@ -37,12 +40,15 @@ def scales(exponents: NDArray[np.int32], live: NDArray[np.bool_]) -> NDArray[np.
     return np.where(live, factor, np.float32(0))
 
 
-def _classes_and_scales(axis: Axis, shaping: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _classes_and_scales(
+    axis: Axis, shaping: int, importance: Axis | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Class exponents and 2^(A / 8) of an axis, piece by piece: an axis may be as long as its tensor."""
     classes, factors = np.empty(axis.exponents.size, np.int32), np.empty(axis.exponents.size, np.float32)
     for at in range(0, classes.size, _PIECE):
         part = slice(at, at + _PIECE)
-        steps, classes[part] = shaped(Axis(axis.exponents[part], axis.shift), shaping)
+        added = Axis(importance.exponents[part], importance.shift) if importance else None
+        steps, classes[part] = shaped(Axis(axis.exponents[part], axis.shift), shaping, added)
         factors[part] = scales(steps, classes[part] != ZERO)
     return classes, factors
 
@@ -63,10 +69,17 @@ class Geometry:
     column_scale: NDArray[np.float32]
 
     @classmethod
-    def of(cls, parameters: Parameters, rows: Axis, columns: Axis) -> Geometry:
+    def of(
+        cls,
+        parameters: Parameters,
+        rows: Axis,
+        columns: Axis,
+        row_importance: Axis | None = None,
+        column_importance: Axis | None = None,
+    ) -> Geometry:
         """From what the first chunk says."""
-        row_class, row_scale = _classes_and_scales(rows, parameters.row_shaping)
-        column_class, column_scale = _classes_and_scales(columns, parameters.column_shaping)
+        row_class, row_scale = _classes_and_scales(rows, parameters.row_shaping, row_importance)
+        column_class, column_scale = _classes_and_scales(columns, parameters.column_shaping, column_importance)
         # A step no encoder writes may overflow; the weights are then infinite, as a file that says so deserves.
         with np.errstate(over="ignore", under="ignore"):
             row_scale *= np.float32(parameters.step)
@@ -90,6 +103,8 @@ class Scan:
     Attributes
     ----------
     classes : uint8[n]
+    outer, inner : float32
+        The step of an element is the product of that of its outer (slow) and its inner (fast) index.
     """
 
     def __init__(
@@ -104,16 +119,17 @@ class Scan:
         classes = scratch("scan", (outer_class.size, inner_class.size), np.uint8)
         field_kernels.classify(outer_class, inner_class, base, tables.MAX_CLASS, classes)
         self.classes = classes.ravel()
-        self._steps = strides, outer_scale, inner_scale
+        self.outer, self.inner = outer_scale, inner_scale
+        self._strides = strides
 
     def divide(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
         """Weights [rows, columns] of the tile, in steps, in coding order."""
         out = scratch("divided", (self.classes.size,), np.float32)
-        field_kernels.divide(w.ravel(), *self._steps, out)
+        field_kernels.divide(w.ravel(), self._strides, self.outer, self.inner, out)
         return out
 
     def multiply(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Inverse of `divide`: weights, flat, by rows."""
         out = scratch("weights", (self.classes.size,), np.float32)
-        field_kernels.multiply(points, *self._steps, out)
+        field_kernels.multiply(points, self._strides, self.outer, self.inner, out)
         return out

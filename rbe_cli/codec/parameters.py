@@ -1,7 +1,8 @@
 """The parameters of one trellis-coded tensor, as they stand at the head of its first chunk.
 
 Little-endian, `SIZE` bytes, followed by the row axis (`row_bytes` long) and the column axis (`column_bytes`) of the
-scale field, and by what the structure and the transform need (`rbe_cli.codec.pipeline`).
+scale field, by the axes of importance that there are, each after its length (u32), and by what the structure and the
+transform need (`rbe_cli.codec.pipeline`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from rbe_cli.errors import Damage
 
 _LAYOUT = struct.Struct("<BBBBBBBBhHfQIIffII")
 SIZE = _LAYOUT.size
-_BY_COLUMNS = 1
+_BY_COLUMNS, _ROW_IMPORTANCE, _COLUMN_IMPORTANCE = 1, 2, 4
+_FLAGS = 7
 #: Shaping exponents are this many to one.
 SHAPING_UNIT = 16
 _FAMILIES = 3
@@ -59,6 +61,8 @@ class Parameters:
         Root mean square of the original weights and relative error of the decoded ones; for people, not for decoding.
     row_bytes, column_bytes : int
         Lengths of the axes.
+    row_importance, column_importance : bool
+        Whether an axis of importance follows, for rows and for columns: since version 2.
     """
 
     by_columns: bool
@@ -77,13 +81,27 @@ class Parameters:
     transform: int = 0
     block: int = 0
     levels: int = 0
+    row_importance: bool = False
+    column_importance: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """No structure, no transform, no importance."""
+        return not (self.structure or self.transform or self.row_importance or self.column_importance)
+
+    @property
+    def version(self) -> int:
+        """The lowest version of the format that can read what they stand before."""
+        return 2 if self.row_importance or self.column_importance else 1
 
     def pack(self) -> bytes:
         """The SIZE bytes."""
         return _LAYOUT.pack(
             self.structure,
             self.transform,
-            _BY_COLUMNS * self.by_columns,
+            _BY_COLUMNS * self.by_columns
+            | _ROW_IMPORTANCE * self.row_importance
+            | _COLUMN_IMPORTANCE * self.column_importance,
             self.states.bit_length() - 1,
             self.family,
             self.row_shaping,
@@ -110,7 +128,7 @@ class Parameters:
             structure, transform, flags, log_states, family, row_shaping, column_shaping, levels, base, block,
             step, rows, height, width, rms, nrmse, row_bytes, column_bytes,
         ) = _LAYOUT.unpack_from(data)  # fmt: skip
-        if structure >= len(STRUCTURES) or transform >= len(TRANSFORMS) or flags & ~_BY_COLUMNS:
+        if structure >= len(STRUCTURES) or transform >= len(TRANSFORMS) or flags > _FLAGS:
             raise Damage("parameters ask for what this version does not have")
         if not 2 <= log_states <= 8 or family >= _FAMILIES or max(row_shaping, column_shaping) > SHAPING_UNIT:
             raise Damage("parameters are out of range")
@@ -136,6 +154,7 @@ class Parameters:
         return cls(
             bool(flags & _BY_COLUMNS), 1 << log_states, family, row_shaping, column_shaping, base, step, grid,
             rms, nrmse, row_bytes, column_bytes, structure, transform, block, levels,
+            bool(flags & _ROW_IMPORTANCE), bool(flags & _COLUMN_IMPORTANCE),
         )  # fmt: skip
 
 

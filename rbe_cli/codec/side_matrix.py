@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
@@ -34,21 +35,19 @@ class _Inline(Executor):
 
 
 def encode_side_matrix(
-    matrix: NDArray[np.float32], step: float | None = None, nrmse: float = 0.0, shaping: tuple[int, int] = (0, 0)
+    matrix: NDArray[np.float32], step: float | None = None, nrmse: float = 0.0, shaping: Shaping = PLAIN
 ) -> bytes:
     """Code float32[m, n] with a quantisation step, or without one for a relative error of about `nrmse`.
 
-    With `shaping`, gr and gc in sixteenths, the step is in units of the geometric mean scale. The matrix must have a
-    finite number that is not 0.
+    With `shaping`, the step is in its units. The matrix must have a finite number that is not 0.
     """
     array = np.ascontiguousarray(matrix, np.float32)
-    shaped = shaping != (0, 0)
-    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), *shaping, shaped)
+    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), shaping)
     if analysis is None:
         raise ValueError("a side matrix of zeros or of numbers out of range")
     if step is None:
         step = multiplier_for_error(analysis, nrmse) * analysis.unit
-    elif shaped:
+    elif shaping.geometric:
         step *= analysis.unit
     chunks = Encoding(analysis, step, _STATES, _Inline()).result().chunks
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
@@ -87,9 +86,9 @@ def decode_side_matrix(data: bytes, rows: int, columns: int) -> SideMatrix:
         chunks.append(data[at : at + length])
         at += length
     parameters = Parameters.unpack(chunks[0], rows * columns)
-    decoder = open_values(chunks[0], parameters)
+    decoder, _ = open_values(chunks[0], parameters)
     grid = parameters.grid
-    if parameters.structure or parameters.transform or grid.rows not in (rows, 1) or len(grid) != count - 1:
+    if not parameters.plain or grid.rows not in (rows, 1) or len(grid) != count - 1:
         raise Damage("side matrix has the wrong form")
     out = np.empty((grid.rows, grid.columns), np.float32)
     for tile, chunk in zip(grid, chunks[1:], strict=True):

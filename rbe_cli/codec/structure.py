@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rbe_cli import metrics
 from rbe_cli.codec import tables
 from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SHAPING_UNIT
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
@@ -210,8 +211,12 @@ def encode_low_rank(matrix: Matrix, factors: Factors, rank: int, step: float, sh
     data = _HEAD.pack(rank, len(stored)) + stored
     if shaped:
         middle = float(np.exp2(np.log2(values).mean()))
-        data += encode_side_matrix(p, step=step * math.sqrt(m) / middle, shaping=(SHAPING_UNIT, 0))
-        data += encode_side_matrix(q, step=step * math.sqrt(n) / middle, shaping=(0, SHAPING_UNIT))
+        data += encode_side_matrix(
+            p, step=step * math.sqrt(m) / middle, shaping=Shaping(SHAPING_UNIT, 0, geometric=True)
+        )
+        data += encode_side_matrix(
+            q, step=step * math.sqrt(n) / middle, shaping=Shaping(0, SHAPING_UNIT, geometric=True)
+        )
     else:
         data += encode_side_matrix(p, step=step) + encode_side_matrix(q, step=step)
     return LowRank.unpack(data, m, n)[0]

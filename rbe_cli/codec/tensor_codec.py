@@ -25,7 +25,8 @@ from rbe_cli.codec.low_rank_codec import (
     LowRankEncoding,
     open_low_rank,
 )
-from rbe_cli.codec.parameters import SIZE, Parameters
+from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.pipeline import KLT_COLUMNS, Piped, Pipeline, encode_basis
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.source import Matrix
@@ -120,17 +121,17 @@ class Wish:
     rank: int = MOST_COMPONENTS
 
 
-def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: bool, wish: Wish) -> Choice | None:
+def prepare(matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
     """Choose how to code a matrix; None if it must be kept exactly (see `analyse`).
 
     A named transform is obeyed. `auto` takes what needs the fewest bytes at the wish's error, the time to decode
     weighed in (`rbe_cli.codec.decode_cost`). Where the error is shaped, which happens in the domain of the weights, it
     looks at low rank only.
     """
-    shaped = bool(row_shaping or column_shaping)
+    shaped = shaping.shaped
     if wish.transform in ("dct", "dwt", "klt"):
-        row_shaping = column_shaping = 0
-    plain = analyse(matrix, row_shaping, column_shaping, shape_unit)
+        shaping = Shaping(geometric=shaping.geometric)
+    plain = analyse(matrix, shaping)
     if plain is None:
         return None
     if wish.structure_only:
@@ -147,7 +148,7 @@ def prepare(matrix: Matrix, row_shaping: int, column_shaping: int, shape_unit: b
         if pipeline is None:
             continue
         with Piped(matrix, pipeline).held() as piped:
-            analysis = analyse(piped, row_shaping, column_shaping, shape_unit)
+            analysis = analyse(piped, shaping)
         if analysis is not None:
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = analysis.of_tensor(plain)
@@ -252,7 +253,7 @@ def _promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     band = matrix.band(top, min(top + wish.block, matrix.rows))[:, : max(_SAMPLE // wish.block, wish.block)]
     part = np.ascontiguousarray(band)
     sample = Matrix(part.view(np.uint8).ravel(), "F32", *part.shape)
-    plain = analyse(sample, 0, 0, False)
+    plain = analyse(sample)
     if plain is None:
         return list(names)
     reference = _cost(plain, wish)
@@ -260,7 +261,7 @@ def _promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     def gains(name: str) -> bool:
         pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
         with Piped(sample, pipeline).held() as piped:
-            other = analyse(piped, 0, 0, False)
+            other = analyse(piped)
         # Half the price: a sample may be unlucky.
         return other is None or _cost(other.of_tensor(plain), wish) + pipeline.decode_cost / 2 < reference
 
@@ -305,8 +306,7 @@ def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trelli
     if codec == "lowrank":
         return open_low_rank(first_chunk, dtypes.count(shape))[:2]
     parameters = Parameters.unpack(first_chunk, dtypes.count(shape))
-    values = open_values(first_chunk, parameters)
-    rest = first_chunk[SIZE + parameters.row_bytes + parameters.column_bytes :]
+    values, rest = open_values(first_chunk, parameters)
     if not (parameters.structure or parameters.transform):
         if rest:
             raise Damage("side information is too long")

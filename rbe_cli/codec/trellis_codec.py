@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import scale_field, tables
-from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.analysis import Analysis, grid_of, importance_bytes
+from rbe_cli.codec.feedback import Feedback
 from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Domain
-from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
@@ -47,11 +48,14 @@ class Encoded:
         Sum over the weights as `decode` gives them back, rounded to the tensor's type.
     nanoseconds : int
         Processor time it took, over all threads, the decoding to measure the error included.
+    version : int
+        The lowest of the format that can read them.
     """
 
     chunks: list[bytes]
     squared_error: float
     nanoseconds: int
+    version: int = 1
 
     @property
     def size(self) -> int:
@@ -71,16 +75,17 @@ class Encoding:
         row_axis = scale_field.encode_axis(field.rows)
         column_axis = scale_field.encode_axis(field.columns)
         description = matrix.describe()
-        self.side = row_axis + column_axis + description.data
+        shaping = analysis.shaping
+        self.side = row_axis + column_axis + b"".join(importance_bytes(shaping)) + description.data
         self.parameters = Parameters(
-            by_columns=False,
+            by_columns=shaping.feedback and shaping.column_importance is not None,
             states=states,
             family=analysis.family,
-            row_shaping=analysis.row_shaping,
-            column_shaping=analysis.column_shaping,
+            row_shaping=shaping.row,
+            column_shaping=shaping.column,
             base=base,
             step=step,
-            grid=Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows),
+            grid=grid_of(matrix, shaping),
             rms=analysis.rms,
             nrmse=0.0,
             row_bytes=len(row_axis),
@@ -89,15 +94,25 @@ class Encoding:
             transform=description.transform,
             block=description.block,
             levels=description.levels,
+            row_importance=shaping.row_importance is not None,
+            column_importance=shaping.column_importance is not None,
         )
-        geometry = Geometry.of(self.parameters, field.rows, field.columns)
+        geometry = Geometry.of(
+            self.parameters, field.rows, field.columns, shaping.row_importance, shaping.column_importance
+        )
         tiles = list(self.parameters.grid)
-        count = -(-len(tiles) // GROUP)
-        # As even as can be: the fewer lanes, the more time a weight takes.
-        groups = [tiles[i * len(tiles) // count : (i + 1) * len(tiles) // count] for i in range(count)]
-        self.futures: list[Future[tuple[list[bytes], float, int]]] = [
-            executor.submit(_encode_group, matrix, self.parameters, geometry, group) for group in groups
-        ]
+        feedback = Feedback.of(shaping, self.parameters)
+        if feedback is not None and not self.parameters.by_columns:
+            # Errors go from row to row, so from tile to tile.
+            jobs = [executor.submit(_encode_one_by_one, matrix, self.parameters, geometry, tiles, feedback)]
+        else:
+            count = -(-len(tiles) // GROUP)
+            # As even as can be: the fewer lanes, the more time a weight takes.
+            groups = [tiles[i * len(tiles) // count : (i + 1) * len(tiles) // count] for i in range(count)]
+            jobs = [
+                executor.submit(_encode_group, matrix, self.parameters, geometry, group, feedback) for group in groups
+            ]
+        self.futures: list[Future[tuple[list[bytes], float, int]]] = jobs
 
     def result(self) -> Encoded:
         """Wait and put the chunks together."""
@@ -109,11 +124,11 @@ class Encoding:
             nanoseconds += taken
         nrmse = math.sqrt(error / self.analysis.energy) if self.analysis.energy else 0.0
         chunks[0] = replace(self.parameters, nrmse=nrmse).pack() + self.side
-        return Encoded(chunks, error, nanoseconds)
+        return Encoded(chunks, error, nanoseconds, self.parameters.version)
 
 
 def _encode_group(
-    matrix: Domain, parameters: Parameters, geometry: Geometry, group: list[Tile]
+    matrix: Domain, parameters: Parameters, geometry: Geometry, group: list[Tile], feedback: Feedback | None = None
 ) -> tuple[list[bytes], float, int]:
     """Streams of some tiles, the squared error of what they decode to, and the processor time it took, in ns."""
     started = time.thread_time_ns()
@@ -122,20 +137,78 @@ def _encode_group(
     x = scratch("x", shape, np.float32)
     classes = scratch("classes", shape, np.uint8)
     classes.fill(_ABSENT)
+    fed: list[NDArray[np.float32]] = []
+    scans = []
     for g, tile in enumerate(group):
         scan = geometry.scan(tile, parameters)
         part = slice(g * lanes, (g + 1) * lanes)
-        _deal(
-            scan.divide(np.ascontiguousarray(matrix.band(tile.top, tile.bottom)[:, tile.left : tile.right])), x[:, part]
-        )
+        w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom)[:, tile.left : tile.right])
+        if feedback is None:
+            _deal(scan.divide(w), x[:, part])
+        else:
+            fed.append(w.T)
+            scans.append(scan)
         _deal(scan.classes, classes[:, part])
-    family, t = tables.family(parameters.family), trellis(parameters.states)
     symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
+    if feedback is None:
+        _search(x, classes, parameters, symbols, unions)
+    else:
+        most = max(w.shape[1] for w in fed)
+        errors = scratch("errors", (len(group), parameters.grid.columns, most), np.float32)
+        feedback.search(scans, fed, 0, classes, parameters, symbols, unions, errors)
+    streams, error = _write_streams(matrix, parameters, geometry, group, classes, symbols, unions)
+    return streams, error, time.thread_time_ns() - started
+
+
+def _encode_one_by_one(
+    matrix: Domain, parameters: Parameters, geometry: Geometry, tiles: list[Tile], feedback: Feedback
+) -> tuple[list[bytes], float, int]:
+    """As `_encode_group`, for all tiles of a matrix whose rows are the inputs that feed each other."""
+    started = time.thread_time_ns()
+    errors = np.empty((1, matrix.rows, matrix.columns), np.float32)
+    streams, error = [], 0.0
+    for tile in tiles:
+        shape = (-(-tile.size // rans.LANES), rans.LANES)
+        classes = scratch("classes", shape, np.uint8)
+        classes.fill(_ABSENT)
+        scan = geometry.scan(tile, parameters)
+        _deal(scan.classes, classes)
+        symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
+        w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom))
+        feedback.search([scan], [w], tile.top, classes, parameters, symbols, unions, errors)
+        more, part = _write_streams(matrix, parameters, geometry, [tile], classes, symbols, unions)
+        streams += more
+        error += part
+    return streams, error, time.thread_time_ns() - started
+
+
+def _search(
+    x: NDArray[np.float32],
+    classes: NDArray[np.uint8],
+    parameters: Parameters,
+    symbols: NDArray[np.int32],
+    unions: NDArray[np.uint8],
+) -> None:
+    """The symbols of weights in steps, all float32[T, lanes] of them at once."""
+    t = trellis(parameters.states)
     trellis_kernels.search(
-        x, classes, tables.CLASSES, family.price, t.butterflies, t.back,
-        scratch("decision", (shape[0], -(-t.states // 32), shape[1]), np.uint32),
-        scratch("symbol", (shape[0], 4, shape[1]), np.int32), symbols, unions,
+        x, classes, tables.CLASSES, tables.family(parameters.family).price, t.butterflies, t.back,
+        scratch("decision", (x.shape[0], -(-t.states // 32), x.shape[1]), np.uint32),
+        scratch("symbol", (x.shape[0], 4, x.shape[1]), np.int32), symbols, unions,
     )  # fmt: skip
+
+
+def _write_streams(
+    matrix: Domain,
+    parameters: Parameters,
+    geometry: Geometry,
+    group: list[Tile],
+    classes: NDArray[np.uint8],
+    symbols: NDArray[np.int32],
+    unions: NDArray[np.uint8],
+) -> tuple[list[bytes], float]:
+    """Streams of some tiles, and the squared error of what they decode to."""
+    lanes, family = rans.LANES, tables.family(parameters.family)
     streams, error = [], 0.0
     decoder = ValueDecoder(parameters, geometry)
     for g, tile in enumerate(group):
@@ -147,7 +220,7 @@ def _encode_group(
         )  # fmt: skip
         streams.append(words[at:].astype("<u2").tobytes())
         error += matrix.squared_error(decoder.values(streams[-1], tile), tile)
-    return streams, error, time.thread_time_ns() - started
+    return streams, error
 
 
 def _deal(values: NDArray[Any], lanes: NDArray[Any]) -> None:
@@ -186,9 +259,24 @@ class ValueDecoder:
         return scan.multiply(points).reshape(tile.bottom - tile.top, tile.right - tile.left)
 
 
-def open_values(first_chunk: bytes, parameters: Parameters) -> ValueDecoder:
-    """Read the scale field after the parameters of a first chunk. Raises Damage."""
+def open_values(first_chunk: bytes, parameters: Parameters) -> tuple[ValueDecoder, bytes]:
+    """Read the scale field and the importance after the parameters of a first chunk: the decoder, and what follows.
+
+    Raises Damage.
+    """
     grid, middle = parameters.grid, SIZE + parameters.row_bytes
     rows = scale_field.decode_axis(first_chunk[SIZE:middle], grid.rows)
+    rest = first_chunk[middle + parameters.column_bytes :]
     columns = scale_field.decode_axis(first_chunk[middle : middle + parameters.column_bytes], grid.columns)
-    return ValueDecoder(parameters, Geometry.of(parameters, rows, columns))
+    importance: list[scale_field.Axis | None] = []
+    for there, n in ((parameters.row_importance, grid.rows), (parameters.column_importance, grid.columns)):
+        axis = None
+        if there:
+            length = int.from_bytes(rest[:4], "little")
+            if len(rest) < 4 + length:
+                raise Damage("importance is cut short")
+            axis, rest = scale_field.decode_axis(rest[4 : 4 + length], n), rest[4 + length :]
+            if (axis.exponents == scale_field.ZERO).any():
+                raise Damage("importance: a row or column has none")
+        importance.append(axis)
+    return ValueDecoder(parameters, Geometry.of(parameters, rows, columns, *importance)), rest

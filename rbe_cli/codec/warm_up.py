@@ -8,6 +8,7 @@ import numpy as np
 
 from rbe_cli.codec import lossless, trellis_codec
 from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import open_tensor
 
@@ -16,7 +17,7 @@ def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
     w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     raw = np.frombuffer(w.tobytes(), np.uint8)
-    analysis = analyse(Matrix(raw, "F32", 8, 8), 8, 8, True)
+    analysis = analyse(Matrix(raw, "F32", 8, 8), Shaping(8, 8, geometric=True))
     assert analysis is not None
     with ThreadPoolExecutor(1) as pool:
         # The second step is so fine that low bits are sent as they are: the decoder has a kernel for that.

@@ -29,8 +29,8 @@ from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
 
 MAGIC = b"\x93RBE\r\n\x1a\n"
-#: The lowest version that can read what this one writes, and the highest this one reads.
-VERSION = 1
+#: The highest version this one reads; what it writes has the lowest that can read it.
+VERSION = 2
 MAX_HEADER = 16 << 20
 #: How a tensor's chunks are to be read; `same` has none and stands for the tensor named in `as`.
 LOSSY = ("trellis", "sparse", "lowrank")
@@ -73,6 +73,7 @@ class EncodedTensor:
     codec: str
     chunks: list[bytes]
     same_as: str = ""
+    version: int = 1
 
     def header(self) -> dict[str, Any]:
         """Its entry in the header."""
@@ -96,7 +97,8 @@ def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
     chunks = [chunk for tensor in tensors for chunk in tensor.chunks]
     header = canonical.dump({"tensors": [tensor.header() for tensor in tensors]})
     table = b"".join(_ENTRY.pack(len(chunk), zlib.crc32(chunk)) for chunk in chunks)
-    prefix = _PREFIX.pack(MAGIC, VERSION, 0, len(header), len(chunks))
+    version = max((tensor.version for tensor in tensors), default=1)
+    prefix = _PREFIX.pack(MAGIC, version, 0, len(header), len(chunks))
     with atomic_file(path) as file:
         file.write(prefix + _CRC.pack(zlib.crc32(prefix + header + table)) + header + table)
         for chunk in chunks:

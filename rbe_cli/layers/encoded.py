@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec import tensor_codec, trellis_codec
 from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
+from rbe_cli.codec.noise_shaping import PLAIN
 from rbe_cli.codec.rate_control import OwnGoal
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Choice, Decoder, Wish
@@ -133,7 +134,7 @@ def compress_array(
     matrix = Matrix(source.reshape(-1).view(np.uint8), "F32", *source.shape)
     error = tensor_codec.reference_error(wanted, None)
     wish = Wish(transform, block, k, error, wanted, structure_only, threshold, rank)
-    choice = tensor_codec.prepare(matrix, 0, 0, False, wish)
+    choice = tensor_codec.prepare(matrix, PLAIN, wish)
     if choice is None:
         raise UsageError(f"{name}: holds one number only, or some that are not finite")
 

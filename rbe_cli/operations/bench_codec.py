@@ -180,8 +180,7 @@ def _encode_speed(
     )
     with worker_threads(1) as one:
         started = time.thread_time_ns()
-        shaped = settings.objective != "mse"
-        choice = tensor_codec.prepare(matrix, *settings.shaping(source.name), shaped, wish)
+        choice = tensor_codec.prepare(matrix, settings.shaping(source.name), wish)
         analysed = time.thread_time_ns() - started
         if choice is None:
             return None, None

@@ -291,7 +291,9 @@ class _Job:
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
                 if size < info.nbytes * 0.6 or size < sum(map(len, self.planner.exact_chunks(plan))):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
-                    return EncodedTensor(info.name, info.dtype, info.shape, plan.choice.codec, result.chunks), error
+                    return EncodedTensor(
+                        info.name, info.dtype, info.shape, plan.choice.codec, result.chunks, version=result.version
+                    ), error
         return EncodedTensor(info.name, info.dtype, info.shape, "lossless", self.planner.exact_chunks(plan)), exact
 
     def _meet_goal(

@@ -6,13 +6,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from rbe_cli import dtypes, metrics
+from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.noise_shaping import Inputs, damping
 from rbe_cli.codec.rate_control import Forecast, OwnGoal
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice, Wish
@@ -83,6 +86,7 @@ class Planner:
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
         self._pool = pool
         self._progress = progress
+        self._importance = read_importance(settings.importance) if settings.importance else None
 
     def plan(self) -> None:
         """Decide for every tensor how it is coded."""
@@ -137,8 +141,8 @@ class Planner:
         if lossy:
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
-            shaped = self.settings.objective != "mse"
-            plan.choice = tensor_codec.prepare(matrix, *self.settings.shaping(info.name), shaped, self._wish(plan))
+            shaping = self.settings.shaping(info.name, self._inputs(plan))
+            plan.choice = tensor_codec.prepare(matrix, shaping, self._wish(plan))
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
             else:
@@ -147,6 +151,18 @@ class Planner:
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
             plan.analyse_ns = time.thread_time_ns() - started
         self._progress.advance(info.elements)
+
+    def _inputs(self, plan: Plan) -> Inputs | None:
+        """What the importance file knows of a tensor's inputs."""
+        importance, info = self._importance, plan.info
+        found = importance.mean_square(info.name, info.shape) if importance and len(info.shape) == 2 else None
+        if importance is None or found is None:
+            return None
+        fed = self.settings.feedback and importance.has_moments(info.name)
+        moments = partial(importance.moments, info.name, info.shape) if fed else None
+        if moments is None:
+            return Inputs(*found)
+        return Inputs(*found, moments, damping(self._wish(plan).bits))
 
     def _refine(self, plan: Plan) -> None:
         """Give a tensor a finer step than its size earns it: a small table of tokens, or what an override says."""

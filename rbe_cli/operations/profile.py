@@ -11,6 +11,7 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
 from rbe_cli.codec import rate_control
 from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import EXACT_BELOW
@@ -91,7 +92,7 @@ def _profile_tensor(matrix: Matrix, info: TensorInfo, snr: float) -> TensorProfi
     moments = deviation, central / variance**2, largest / deviation
     analysis = None
     if len(info.shape) > 1 and info.elements >= EXACT_BELOW:
-        analysis = analyse(matrix, 0, 0, True)
+        analysis = analyse(matrix, Shaping(geometric=True))
     if analysis is None:
         return TensorProfile(info, *moments)
     step = rate_control.multiplier_for_error(analysis, 10 ** (-snr / 20)) * analysis.unit

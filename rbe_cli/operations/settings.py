@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbe_cli.codec.noise_shaping import Inputs, Shaping
 
 OBJECTIVES = ("balanced", "mse")
 #: Trellis states of each effort level.
@@ -23,6 +28,8 @@ EXACT_BELOW = 1024
 #: gr and gc of `balanced`, in sixteenths; tables of embeddings get none, where shaping harms.
 BALANCED = (8, 8)
 _UNSHAPED = re.compile(r"embed|(^|\.)(wte|wpe|lm_head|tok_emb|pos_emb|shared)(\.|$)", re.IGNORECASE)
+#: Tables that are looked up: a row is an output, and what they meet as a head says nothing of that.
+_TABLES = re.compile(r"embed(?!_out)|(^|\.)(wte|wpe|tok_emb|pos_emb|shared)(\.|$)", re.IGNORECASE)
 _TOKENS = re.compile(r"(^|\.)(wte|lm_head|tok_emb|embed_tokens|word_embeddings|shared|embed_out)(\.|$)", re.IGNORECASE)
 _SMALL_SHARE, _FINER = 1 / 16, 4.0
 _BLOCKS = range(4, 1025)
@@ -86,6 +93,10 @@ class Settings:
     include, exclude : tuple of str
         Regular expressions: only tensors whose name one of `include` finds, and none of `exclude`, are approximated;
         the others are kept exactly. No `include` is all.
+    importance : Path or None
+        What `rbe calibrate` (or llama.cpp) measured of the layers' inputs: their steps follow it.
+    feedback : bool
+        Feed the error of each input's weights into the next ones', where the importance file has second moments.
     jobs : int
         Threads; the bytes do not depend on it. 0: one per core.
     """
@@ -106,6 +117,8 @@ class Settings:
     overrides: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    importance: Path | None = None
+    feedback: bool = True
     jobs: int = 0
     _overrides: list[tuple[re.Pattern[str], Goal]] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -183,9 +196,16 @@ class Settings:
             return False
         return not any(re.search(pattern, name) for pattern in self.exclude)
 
-    def shaping(self, name: str) -> tuple[int, int]:
-        """Gr and gc of a tensor, in sixteenths."""
-        return BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
+    def shaping(self, name: str, inputs: Inputs | None = None) -> Shaping:
+        """How the step of a tensor varies; what is known of its inputs takes the place of gr or gc along their axis."""
+        from rbe_cli.codec.noise_shaping import Shaping
+
+        row, column = BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
+        if _TABLES.search(name):
+            inputs = None
+        if inputs is not None:
+            row, column = (0, column) if inputs.axis == 0 else (row, 0)
+        return Shaping(row, column, self.objective != "mse" or inputs is not None, inputs)
 
     def finer(self, name: str, share: float) -> float:
         """By what factor the step of a tensor is smaller than the others', for its name and share of all weights.
@@ -206,6 +226,11 @@ class Settings:
         names = [item.name for item in fields(self) if item.init and item.name != "jobs"]
         settings = {name: getattr(self, name) for name in names}
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        if self.importance is None:
+            del settings["feedback"]
+        else:
+            with self.importance.open("rb") as file:
+                settings["importance"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         return {
             name: value for name, value in settings.items() if value is not None and value is not False and value != []
         }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rbe_cli.codec import tables, tensor_codec
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Wish
@@ -66,7 +67,7 @@ def profile(source: BenchSource, bits: float, states: int, repeat: int = 5) -> t
     compile_all()
     matrix = Matrix(source.raw, source.dtype, *source.shape)
     wish = Wish("none", 128, 5, tensor_codec.reference_error(bits, None), bits)
-    choice = tensor_codec.prepare(matrix, 0, 0, False, wish)
+    choice = tensor_codec.prepare(matrix, Shaping(), wish)
     assert choice is not None
     step = multiplier_for_size([choice.analysis], bits * source.elements / 8) * choice.analysis.unit
     with ThreadPoolExecutor(1) as pool:

@@ -10,13 +10,18 @@ import numpy as np
 
 from rbe_cli.codec import lossless, trellis_codec
 from rbe_cli.codec.analysis import Analysis, analyse
+from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.dtypes import FLOATS, from_float32
 
 DTYPES = sorted(FLOATS)
 #: (gr, gc) in sixteenths, and whether the unit is that of a shaped error.
-SHAPINGS = {"mse": (0, 0, False), "balanced": (8, 8, True), "columns": (0, 16, True)}
+SHAPINGS = {
+    "mse": Shaping(),
+    "balanced": Shaping(8, 8, geometric=True),
+    "columns": Shaping(0, 16, geometric=True),
+}
 
 
 def _rng(seed: int) -> np.random.Generator:
@@ -112,7 +117,7 @@ def raw_bytes(w: np.ndarray) -> np.ndarray:
 
 def analysed(w: np.ndarray, dtype: str, shaping: str) -> Analysis | None:
     """What the encoder knows of a matrix; None where it has to be exact."""
-    return analyse(Matrix(raw_bytes(w), dtype, *view_shape(w.shape)), *SHAPINGS[shaping])
+    return analyse(Matrix(raw_bytes(w), dtype, *view_shape(w.shape)), SHAPINGS[shaping])
 
 
 def trellis_encode(

@@ -1,0 +1,95 @@
+"""Error feedback, for the encoder only: what the search of a tile needs to take in the errors made before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec import tables
+from rbe_cli.codec.geometry import Scan
+from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.trellis import trellis
+from rbe_cli.codec.workspace import scratch
+from rbe_cli.kernels import feedback as kernels
+from rbe_cli.kernels.rans import LANES
+
+#: Time steps searched at once, at most, and of them to look ahead: the decisions of a trellis of 128 states have
+#: settled after about five times its seven bits of memory (Forney, Proc. IEEE 61, 1973).
+_WINDOW, _AHEAD = 256, 32
+
+
+@dataclass
+class Feedback:
+    """The errors of one tensor's columns (or rows, where those are the inputs), as they are made.
+
+    Attributes
+    ----------
+    factor : float32[n, n]
+        See `rbe_cli.codec.noise_shaping.Inputs.factor`.
+    """
+
+    factor: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, shaping: Shaping, parameters: Parameters) -> Feedback | None:
+        """For a tensor, if errors are fed back and there are enough outputs for it."""
+        grid = parameters.grid
+        if not shaping.feedback or grid.width != grid.columns:
+            return None
+        shortest = grid[len(grid) - 1].bottom - grid[len(grid) - 1].top if parameters.by_columns else grid.columns
+        if shortest < 2 * LANES:
+            return None
+        assert shaping.inputs is not None
+        return cls(shaping.inputs.factor())
+
+    def search(
+        self,
+        scans: list[Scan],
+        tiles: list[NDArray[np.float32]],
+        first: int,
+        classes: NDArray[np.uint8],
+        parameters: Parameters,
+        symbols: NDArray[np.int32],
+        unions: NDArray[np.uint8],
+        errors: NDArray[np.float32],
+    ) -> None:
+        """Find the symbols of some tiles.
+
+        Parameters
+        ----------
+        scans : list of Scan; tiles : list of float32[outer, inner]
+            Of each tile, in coding order.
+        first : int
+            Input the first outer index is.
+        classes : uint8[T, lanes]; symbols : int32[T, lanes]; unions : uint8[T, lanes]
+            As in `rbe_cli.kernels.trellis.search`; the last two are written.
+        errors : float32[tiles, inputs, inner]
+            Of the inputs before `first`; those of the tiles are written.
+        """
+        widths = np.array([tile.shape[1] for tile in tiles], np.int64)
+        window = max(2, min(_WINDOW, int(widths.min()) // LANES))
+        family, t = tables.family(parameters.family), trellis(parameters.states)
+        shape = classes.shape
+        w = _stack("fed", tiles)
+        outer = _stack("outer scales", [scan.outer for scan in scans])
+        inner = _stack("inner scales", [scan.inner for scan in scans])
+        kernels.search(
+            w, errors, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.price,
+            t.butterflies, t.back, window, min(_AHEAD, window // 3), LANES, scratch("x", shape, np.float32),
+            scratch("decision", (window, -(-t.states // 32), shape[1]), np.uint32),
+            scratch("symbol", (window, 4, shape[1]), np.int32), symbols, unions,
+        )  # fmt: skip
+
+
+def _stack(name: str, arrays: list[Any]) -> NDArray[np.float32]:
+    """Arrays of nearly the same shape in one, the shorter ones with zeros behind them."""
+    shape = tuple(map(max, zip(*(array.shape for array in arrays), strict=True)))
+    out = scratch(name, (len(arrays), *shape), np.float32)
+    out.fill(0)
+    for whole, array in zip(out, arrays, strict=True):
+        whole[tuple(map(slice, array.shape))] = array
+    return out

@@ -1,0 +1,135 @@
+"""Noise shaping: the step of element (i, j) is step x a_i x b_j, so that the error goes where it does least harm.
+
+a and b follow the scale field (a = r^gr, b = c^gc), or along the axis of a layer's inputs what is known of them: with
+mean squares m_j the error of the outputs is the sum of m_j e_ij^2, least at a given rate for b_j = 1 / sqrt(m_j). With
+their second moments H, and the errors fed back (`rbe_cli.kernels.feedback`), m_j is D_j of H = (I + U) D (I + U)^T,
+what is left of input j when those after it are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.scale_field import Axis
+
+#: Part of the mean over all inputs that is added to each one's mean square: what was never active on the text may be
+#: on another.
+DAMPING = 0.01
+_MOST_DAMPING = 0.5
+#: Importance is in quarter octaves.
+_SHIFT = 1
+#: Elements of the feedback's factors are multiples of this, so that the last bits of a library's arithmetic do not
+#: reach the file.
+_GRID = 2.0**-12
+_LEAST = 1e-300
+
+
+def damping(bits: float) -> float:
+    """The damping of second moments whose errors are fed back, for weights of so many bits.
+
+    Feedback hides errors where the inputs are not. But the inputs of a compressed model have errors of their own, in
+    all directions, and larger ones at fewer bits; what was found best on mini-gpt2 and MiniLM (docs/calibration.md).
+
+    >>> damping(4.0), damping(2.0)
+    (0.0625, 0.5)
+    """
+    return min(max(16 * math.exp2(-2 * bits), DAMPING), _MOST_DAMPING)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of the inputs of a layer.
+
+    Attributes
+    ----------
+    axis : int
+        Along which they lie in the matrix: 0 rows, 1 columns.
+    mean_square : float64[n]
+    moments : callable or None
+        Gives float[n, n], the mean of x x^T; called each time it is needed, so that one layer's is in memory at a time.
+        With it, errors are fed back.
+    damping : float
+        Part of the mean that is added to each input's mean square.
+    """
+
+    axis: int
+    mean_square: NDArray[np.float64]
+    moments: Callable[[], NDArray[np.floating]] | None = None
+    damping: float = DAMPING
+
+    @cached_property
+    def exponents(self) -> Axis:
+        """Importance as it is stored: exponents of the step in eighth octaves, of mean 0."""
+        if self.moments is None:
+            left = self.mean_square + self.damping * self.mean_square.mean()
+        else:
+            left = np.diag(_upper_root(self.moments(), self.damping)) ** 2
+        logs = 0.5 * np.log2(np.maximum(left, _LEAST))
+        index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256).astype(np.int32)
+        return Axis((index << _SHIFT).astype(np.int32), _SHIFT)
+
+    def factor(self) -> NDArray[np.float32]:
+        """What input j takes of the errors of the inputs before it, float32[n, n], row j; zero from the diagonal on."""
+        assert self.moments is not None
+        root = _upper_root(self.moments(), self.damping)
+        taken = (root / np.diag(root)).T
+        return np.ascontiguousarray(np.tril(np.round(taken / _GRID) * _GRID, -1), np.float32)
+
+
+def _upper_root(moments: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
+    """Upper triangular R with R R^T the damped moments: the Cholesky factor of what is turned around, turned back."""
+    wide = np.asarray(moments, np.float64)
+    wide = (wide + wide.T) / 2
+    mean = float(np.diag(wide).mean())
+    wide[np.diag_indices_from(wide)] += damping * mean if mean > 0 else 1.0
+    return np.ascontiguousarray(np.linalg.cholesky(wide[::-1, ::-1])[::-1, ::-1])
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How the steps of a tensor vary.
+
+    Attributes
+    ----------
+    row, column : int
+        gr and gc in sixteenths.
+    geometric : bool
+        The unit of the step is the geometric mean of sigma / (a b), not the RMS.
+    inputs : Inputs or None
+        What is known of the inputs: along their axis, b is theirs.
+    """
+
+    row: int = 0
+    column: int = 0
+    geometric: bool = False
+    inputs: Inputs | None = None
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the step varies at all."""
+        return bool(self.row or self.column or self.inputs)
+
+    @property
+    def row_importance(self) -> Axis | None:
+        """Importance along the rows' axis."""
+        return self.inputs.exponents if self.inputs and self.inputs.axis == 0 else None
+
+    @property
+    def column_importance(self) -> Axis | None:
+        """Importance along the columns' axis."""
+        return self.inputs.exponents if self.inputs and self.inputs.axis == 1 else None
+
+    @property
+    def feedback(self) -> bool:
+        """Whether errors are fed back."""
+        return self.inputs is not None and self.inputs.moments is not None
+
+
+#: Least squared error.
+PLAIN = Shaping()
