@@ -42,6 +42,10 @@ def encode_side_matrix(
     With `shaping`, the step is in its units. The matrix must have a finite number that is not 0.
     """
     array = np.ascontiguousarray(matrix, np.float32)
+    if (array == array.flat[0]).all():
+        # Nothing but one number is not for this coder; nothing but two is.
+        array = array.copy()
+        array.flat[0] = np.nextafter(array.flat[0], np.float32(0))
     analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), shaping)
     if analysis is None:
         raise ValueError("a side matrix of zeros or of numbers out of range")
