@@ -84,12 +84,14 @@ def command(
     found = None
     if sensitivity is not None:
         load_kernels(status)
-        from rbe_cli.operations.sensitivity import measure_sensitivity, write_overrides
+        from rbe_cli.operations.sensitivity import COARSE_BITS, measure_sensitivity, write_overrides
+        from rbe_cli.operations.settings import Settings
 
         with progress_bar(status) as bar:
             found = measure_sensitivity(
-                source, text=text, limit=max(tokens // 4, 1), context=context, threads=jobs, progress=bar
-            )
+                source, text=text, limit=max(tokens // 4, 1), context=context, threads=jobs, progress=bar,
+                settings=Settings(bits=COARSE_BITS, importance=out),
+            )  # fmt: skip
         write_overrides(sensitivity, found)
     if as_json:
         tables.print_json(_document(source, out, done, found))

@@ -82,6 +82,23 @@ class EncoderOptions:
             default=Settings.effort,
         ),
     ] = None
+    importance: Annotated[
+        Path | None,
+        _option(
+            _HOW,
+            metavar="FILE",
+            text="What rbe calibrate or llama.cpp measured of the layers' inputs: the steps follow it.",
+        ),
+    ] = None
+    feedback: Annotated[
+        bool | None,
+        _option(
+            _HOW,
+            "--feedback/--no-feedback",
+            text="Where that file has second moments, feed the error of each input's weights into the next ones'.",
+            default="feedback",
+        ),
+    ] = None
     include: Annotated[
         list[str] | None,
         _option(_HOW, metavar="REGEX", text="Approximate only tensors that match; the others stay exact. Repeatable."),

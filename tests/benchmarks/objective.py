@@ -26,6 +26,7 @@ from rbe_cli.calibration.batches import by_length, sentences
 from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import open_checkpoint
+from rbe_cli.codec.noise_shaping import Inputs, Shaping
 from rbe_cli.container.folder import Folder
 from rbe_cli.layers.gpt2 import GPT2
 from rbe_cli.layers.model_files import ModelFiles
@@ -98,12 +99,12 @@ class Trial(Settings):
     candidate: Candidate = field(default=Candidate(), init=True)
     input_axes: dict[str, int] = field(default_factory=dict)
 
-    def shaping(self, name: str) -> tuple[int, int]:
+    def shaping(self, name: str, inputs: Inputs | None = None) -> Shaping:
         if _TABLE.search(name) and not self.candidate.tables:
-            return 0, 0
+            return Shaping(geometric=True)
         powers = [self.candidate.inputs, self.candidate.outputs]
         rows, columns = powers if self.input_axes.get(name, 1) == 0 else powers[::-1]
-        return round(16 * rows), round(16 * columns)
+        return Shaping(round(16 * rows), round(16 * columns), geometric=True)
 
     def finer(self, name: str, share: float) -> float:
         return self.candidate.finer if super().finer(name, share) > 1 else 1.0
