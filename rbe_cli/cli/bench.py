@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rbe_cli.cli import bench_codec, bench_models, budgets, options, tables
+from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import WithDefault
 from rbe_cli.cli.tables import number, size_text
@@ -37,6 +37,7 @@ _MEASURE = "How to measure"
 
 
 app.command("codec")(bench_codec.command)
+app.command("layers")(bench_layers.command)
 
 
 @app.callback()

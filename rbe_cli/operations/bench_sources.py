@@ -1,4 +1,4 @@
-"""What `rbe bench codec` measures on: a white source, a smooth one, and the matrices of a checkpoint."""
+"""What `rbe bench` measures on: white and smooth sources, weights of RBE's own model, and those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
 from rbe_cli.checkpoint.writer import write_safetensors
+from rbe_cli.codec.basis import functions
 from rbe_cli.codec.source import Bytes
+from rbe_cli.codec.transform import dct_matrix
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.settings import EXACT_BELOW
 
@@ -83,6 +85,31 @@ def structured(size: int = 1024) -> BenchSource:
     weights = (field + NOISE * rng.standard_normal((size, size))).astype(np.float32)
     what = f"{WAVES} plane cosines of at most {HIGHEST_FREQUENCY} periods, RMS 1, and white noise of RMS {NOISE}"
     return _synthetic("structured", what, weights)
+
+
+def guide_model(
+    rows: int, columns: int, block: int = 128, coefficients: int = 16, seed: int = 0
+) -> NDArray[np.float32]:
+    """The weights RBE's own model describes, of RMS 1: smooth blocks and a few low frequencies.
+
+    Every block x block is a sum of the 8 functions with random weights and of some random DCT coefficients among its
+    lowest quarter of frequencies; blocks at the edges are cut. float32[rows, columns].
+    """
+    rng = np.random.default_rng(seed)
+    basis, dct = functions(block, block), dct_matrix(block).astype(np.float64)
+    low = max(block // 4, 1)
+    down, along = -(-rows // block), -(-columns // block)
+    w = np.empty((down * block, along * block), np.float32)
+    for top in range(0, down * block, block):
+        for left in range(0, along * block, block):
+            place = rng.choice(low * low, min(coefficients, low * low), replace=False)
+            strength = rng.standard_normal(place.size) * block / 4
+            spectrum = np.zeros((block, block))
+            spectrum[place // low, place % low] = strength
+            smooth = (rng.standard_normal(8) @ basis).reshape(block, block)
+            w[top : top + block, left : left + block] = smooth + dct.T @ spectrum @ dct
+    w = w[:rows, :columns]
+    return np.ascontiguousarray(w / np.sqrt(np.mean(w * w, dtype=np.float64)), np.float32)
 
 
 def of_checkpoint(checkpoint: Checkpoint, pattern: str | None, max_elements: int) -> list[BenchSource]:
