@@ -7,7 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "compress", "inspect", "decode", "verify", "calibrate", "bench", "bench model", "bench codec", "sweep")
+COMMANDS = (
+    "",
+    "compress",
+    "inspect",
+    "decode",
+    "verify",
+    "calibrate",
+    "bench",
+    "bench model",
+    "bench codec",
+    "bench layers",
+    "sweep",
+)
 _WIDTH = "100"
 
 

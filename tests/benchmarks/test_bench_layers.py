@@ -17,7 +17,7 @@ from rbe_cli.operations.bench_sources import guide_model
 from rbe_cli.operations.layer_subjects import guide_subjects, model_subjects
 from tests.command_line import Run
 
-SMALL = ("--hidden", 48, "--vocabulary", 400, "--seconds", 0.001, "-q")
+SMALL = ("--hidden", 64, "--vocabulary", 900, "--seconds", 0.001, "-q")
 GUIDE = {
     "WeightGenerator", "FusedForwardPass", "RBELinear", "RBEEmbedding", "RBEEmbedding, 8 coordinates", "RBEAttention",
     "RBEFFN_up", "RBEFFN_down", "RBEFFN", "RBELayerNorm",
@@ -44,7 +44,7 @@ def test_all_layers(rbe: Run) -> None:
     assert outcome.code == 0, outcome.err
     document = outcome.json()
     assert set(document) == {"command", "machine", "layers"}
-    assert {row["layer"] for row in document["layers"]} == GUIDE | {"RBELinear, block 4"}
+    assert {row["layer"] for row in document["layers"]} == GUIDE | {"RBELinear, block 5"}
     assert {row["storage"] for row in document["layers"]} == {STRUCTURE, "coded residual", FOUR_BITS, "exact"}
     for row in document["layers"]:
         check(row)
