@@ -93,7 +93,8 @@ class Planner:
         self.plans = [Plan(shard, info, self.settings.tolerance) for shard, info in self.checkpoint.tensors]
         self._find_identical()
         self._progress.phase("analysing", self.elements)
-        list(self._pool.map(self._analyse, self.plans))
+        # The largest first, so that none is left to one thread while the others have nothing to do.
+        list(self._pool.map(self._analyse, sorted(self.plans, key=lambda plan: -plan.info.elements)))
 
     def by_layer(self) -> dict[str, list[Plan]]:
         """The plans of every layer, in the order of the checkpoint."""

@@ -1,0 +1,62 @@
+"""Narrow terminals, shell completion, and what goes to stderr when nothing or everything is wanted there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rbe_cli.cli import tables
+from rbe_cli.container.manifest import ChoiceEntry, TensorEntry
+from tests.command_line import Run, rbe_process
+
+TENSORS = [
+    TensorEntry(
+        f"transformer.h.{i}.attn.c_attn.weight", "F32", (128, 384), "trellis", 20000, 0.01, 0.1, 0,
+        ChoiceEntry("lowrank", 1.5, "none", 0.0),
+    )
+    for i in range(3)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 200])
+def test_no_cell_is_cut_at_any_width(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    tables.show(console, tables.tensor_table(TENSORS, {}, whole=True), markdown=False)
+    text = out.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for column in ("tensor", "bits/w", "NRMSE", "SNR dB"):
+        assert column in text
+    shown = [
+        column for column in ("method", "shape", "dtype", "gap dB", "ratio") if column in text.split("for want")[0]
+    ]
+    assert ("for want of width, without:" in text) == (len(shown) < 5)
+    assert (len(shown) == 5) == (width == 200)
+
+
+def test_markdown_has_every_column_at_any_width() -> None:
+    out = io.StringIO()
+    tables.show(Console(file=out, width=40), tables.tensor_table(TENSORS, None, whole=True), markdown=True)
+    assert "| tensor | shape | dtype | method | bits/w |" in out.getvalue()
+
+
+def test_completion_knows_commands_and_options() -> None:
+    environment = {"_RBE_COMPLETE": "complete_bash", "COMP_WORDS": "rbe ver", "COMP_CWORD": "1"}
+    assert rbe_process(**environment).out.split() == ["verify"]
+    environment |= {"COMP_WORDS": "rbe compress --ob", "COMP_CWORD": "2"}
+    assert rbe_process(**environment).out.split() == ["--objective"]
+
+
+def test_how_much_is_told(run: Run, tiny_source: Path) -> None:
+    command = ("compress", tiny_source, "--bits", 6, "--force", "-o", "m")
+    normal, silent, verbose = run(*command), run(*command, "--no-progress"), run(*command, "-v")
+    assert "encoding: " in normal.err
+    assert silent.err.splitlines() == ["note: wild.weight: holds NaN or infinity, kept exactly"]
+    assert "h.0.attn.weight: none" in verbose.err
+    assert "pass 1: step multiplier" in verbose.err
+    assert run(*command, "-q").err == ""
+    assert run(*command, "-q", "-v").code == 2
