@@ -165,7 +165,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise RBEError(f"{repo_id}: no revision {revision!r}; see the branches and tags on its hub page") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        reason = "offline mode is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        reason = "offline mode is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached; check the network"
         raise RBEError(f"{repo_id}: no such local path, not in the hub cache, and {reason}") from None
     except RBEError:
         raise
@@ -174,5 +174,5 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
             raise RBEError(f"{repo_id}: {_refusal(_status(error), reason)}") from None
         if _unreachable(error):
-            raise RBEError(f"{repo_id}: no such local path, and the hub cannot be reached ({reason})") from None
+            raise RBEError(f"{repo_id}: no such local path, and the hub cannot be reached ({reason}); check the network") from None
         raise

@@ -69,7 +69,7 @@ class Bar:
         self._started = time.perf_counter()
         if self._progress is None:
             if not self._status.no_progress:
-                self._console.print(f"{name}: {total:,}")
+                self._console.print(f"{name} ...")
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
