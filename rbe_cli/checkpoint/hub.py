@@ -174,5 +174,6 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
             raise RBEError(f"{repo_id}: {_refusal(_status(error), reason)}") from None
         if _unreachable(error):
-            raise RBEError(f"{repo_id}: no such local path, and the hub cannot be reached ({reason}); check the network") from None
+            advice = f"the hub cannot be reached ({reason}); check the network"
+            raise RBEError(f"{repo_id}: no such local path, and {advice}") from None
         raise
