@@ -67,7 +67,9 @@ def matrices_table(documents: list[Document]) -> list[str]:
     ]
     lines.append("| --- | --- | --- |" + " ---: |" * 6)
     for document in documents:
-        for source in document["sources"]:
+        # With a transform named, the built-in sources have nothing to say.
+        own = document["transform"] in ("auto", "none")
+        for source in document["sources"] if own else document["sources"][2:]:
             for point in source["points"]:
                 cells = [source["name"], document["transform"], point["coding"], f"{point['bits_per_weight']:.3f}"]
                 cells += [f"{point['gap_db']:.2f}", f"{point['analyse_ns_per_weight']:.0f}"]
