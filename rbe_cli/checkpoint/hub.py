@@ -103,6 +103,13 @@ def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
     return [f"*{SUFFIX}"]
 
 
+def is_offline() -> bool:
+    """Whether the user wants nothing fetched."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def is_cached(repo_id: str, revision: str | None = None) -> bool:
     """Whether the cache has weights of a repository."""
     return any("*" not in name or name == _SHARDS for name in _cached_weights(repo_id, revision))

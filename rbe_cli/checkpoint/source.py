@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbe_cli import models
-from rbe_cli.checkpoint.hub import is_cached, looks_like_repo_id, open_repository
+from rbe_cli.checkpoint.hub import is_cached, is_offline, looks_like_repo_id, open_repository
 from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rbe_cli.errors import RBEError
 
@@ -25,6 +25,11 @@ def open_source(source: str, revision: str | None = None, progress: bool = True)
     if looks_like_repo_id(source):
         return open_repository(source, revision, progress)
     raise RBEError(f"{source}: no such file or folder")
+
+
+def is_fetched(source: str, revision: str | None = None) -> bool:
+    """Whether opening a source means to fetch it first."""
+    return is_remote(source, revision) and not is_offline()
 
 
 def is_remote(source: str, revision: str | None = None) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,16 +60,14 @@ def main() -> None:
     # What a CI system sends first: clean up as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(prog_name="rbe")
+        code = app(prog_name="rbe", standalone_mode=False)
+        if code != _INTERRUPTED:
+            sys.exit(code or 0)
+        raise KeyboardInterrupt
     except RBEError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        # Typer turns Ctrl-C into this without a word.
-        if end.code == _INTERRUPTED:
-            _complain("interrupted; nothing was left behind")
-        raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; nothing was left behind")
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
@@ -82,8 +80,25 @@ def main() -> None:
         name = f"{error.filename}: " if error.filename else ""
         _complain(f"{name}{error.strerror or error}")
         sys.exit(1)
+    except Exception as error:
+        # What typer raises for wrong usage, whichever version of it.
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        _explain_usage(error)
+        sys.exit(error.exit_code)
 
 
 def _complain(text: str) -> None:
     """One line, whatever a file or tensor is called."""
     print("rbe: " + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), file=sys.stderr)
+
+
+def _explain_usage(error: Any) -> None:
+    """One line, and where to read on; the whole help for a command that was given nothing."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    elif context is None:
+        _complain(error.format_message())
+    else:
+        _complain(f"{error.format_message().rstrip('.')} (see `{context.command_path} --help`)")

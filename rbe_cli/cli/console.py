@@ -126,7 +126,7 @@ def open_source(source: str, revision: str | None, status: Status) -> Checkpoint
     from rbe_cli.checkpoint import source as sources
 
     shown, console = not (status.quiet or status.no_progress), stderr()
-    if shown and not console.is_terminal and sources.is_remote(source, revision):
+    if shown and not console.is_terminal and sources.is_fetched(source, revision):
         console.print(f"fetching {source} from the hub")
     return sources.open_source(source, revision, progress=shown and console.is_terminal)
 
