@@ -328,11 +328,13 @@ def changed_tensor(draw: st.DrawFn) -> tuple[str, str, tuple[int, ...], list[byt
 _SYMBOLS = st.sampled_from([0, 0, 0, 1, -1, 2, -3, 9, -40, 127, -128, 200, 5000, -70000, 1 << 22, -(1 << 27), 1 << 28])
 
 
-def _axis(draw: st.DrawFn, n: int) -> scale_field.Axis:
+def _axis(draw: st.DrawFn, n: int, may_be_dead: bool = True) -> scale_field.Axis:
     shift = draw(st.integers(0, 3))
     values = draw(st.lists(st.integers(-4, 4) | st.sampled_from([-512, 512, 511, -300]), min_size=1, max_size=5))
     stored = np.resize(np.array(values, np.int64), n)
-    dead = np.resize(np.array(draw(st.lists(st.booleans(), min_size=1, max_size=3))), n) & draw(st.booleans())
+    dead = np.resize(np.array(draw(st.lists(st.booleans(), min_size=1, max_size=3))), n) & (
+        may_be_dead and draw(st.booleans())
+    )
     return scale_field.Axis(np.where(dead, scale_field.ZERO, stored << shift).astype(np.int32), shift)
 
 
@@ -369,6 +371,7 @@ def made_tensor(draw: st.DrawFn) -> tuple[str, str, tuple[int, ...], list[bytes]
     if transform:
         width, height = columns, (draw(st.sampled_from([block, rows])) if block < rows else rows)
     row_axis, column_axis = _axis(draw, rows), _axis(draw, columns)
+    importance = [_axis(draw, n, may_be_dead=False) if draw(st.booleans()) else None for n in (rows, columns)]
     row_bytes, column_bytes = scale_field.encode_axis(row_axis), scale_field.encode_axis(column_axis)
     parameters = Parameters(
         by_columns=draw(st.booleans()), states=1 << draw(st.integers(2, 8)), family=draw(st.integers(0, 2)),
@@ -378,11 +381,15 @@ def made_tensor(draw: st.DrawFn) -> tuple[str, str, tuple[int, ...], list[bytes]
         grid=Grid(rows, columns, height, width), rms=1.0, nrmse=0.5, row_bytes=len(row_bytes),
         column_bytes=len(column_bytes), transform=transform, block=block,
         levels=draw(st.integers(0, 16)) if transform == 2 else 0,
+        row_importance=importance[0] is not None, column_importance=importance[1] is not None,
     )  # fmt: skip
     symbols = draw(st.lists(_SYMBOLS, min_size=1, max_size=20))
     with np.errstate(all="ignore"):
-        geometry = Geometry.of(parameters, row_axis, column_axis)
+        geometry = Geometry.of(parameters, row_axis, column_axis, *importance)
     chunks = [parameters.pack() + row_bytes + column_bytes]
+    for axis in filter(None, importance):
+        stored = scale_field.encode_axis(axis)
+        chunks[0] += len(stored).to_bytes(4, "little") + stored
     chunks += [_stream(parameters, geometry, tile, symbols) for tile in parameters.grid]
     if draw(st.integers(0, 2)) == 0:
         number = draw(st.integers(0, len(chunks) - 1))

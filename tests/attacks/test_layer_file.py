@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbe_cli.container.layer_file import CODECS, MAX_HEADER, LayerFile
+from rbe_cli.container.layer_file import CODECS, MAX_HEADER, VERSION, LayerFile
 from rbe_cli.errors import CorruptFile
 from tests.forge import canonical, layer_bytes
 
@@ -133,7 +133,7 @@ def test_header_that_is_not_canonical(what: str, tmp_path: Path) -> None:
     "data",
     [
         layer_bytes(entry(), [b"data"], version=0),
-        layer_bytes(entry(), [b"data"], version=2),
+        layer_bytes(entry(), [b"data"], version=VERSION + 1),
         layer_bytes(entry(), [b"data"], version=65535),
         layer_bytes(entry(), [b"data"], zero=1),
         layer_bytes(entry(), [b"data"], magic=b"\x93RBE\n\n\x1a\n"),
@@ -154,7 +154,7 @@ def test_prefix_or_table_that_lies(data: bytes, tmp_path: Path) -> None:
 
 
 def test_newer_version_says_upgrade(tmp_path: Path) -> None:
-    (tmp_path / "a.rbe").write_bytes(layer_bytes(entry(), [b"data"], version=2))
+    (tmp_path / "a.rbe").write_bytes(layer_bytes(entry(), [b"data"], version=VERSION + 1))
     with pytest.raises(CorruptFile, match="upgrade"):
         LayerFile(tmp_path / "a.rbe")
 
