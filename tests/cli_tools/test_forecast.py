@@ -10,8 +10,13 @@ import pytest
 from tests.command_line import Run
 
 
-@pytest.mark.parametrize("wish", [("--bits", 4), ("--bits", 2), ("--nrmse", 0.05), ("--lossless",)])
-def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[object, ...]) -> None:
+@pytest.mark.parametrize(
+    ("wish", "each"), [(("--bits", 4), 0.02), (("--bits", 2), 0.15), (("--nrmse", 0.05), 0.02), (("--lossless",), 0.02)]
+)
+def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[object, ...], each: float) -> None:
+    """The whole within 2 %, and each tensor; at 2 bits, what a low rank leaves is coded at less than one, where a
+    tensor may miss by more.
+    """
     expected = json.loads(run("compress", "mini-gpt2", *wish, "--dry-run", "--json").out)
     assert not list(tmp_path.iterdir())
     measured = json.loads(run("compress", "mini-gpt2", *wish, "--json", "-o", "out").out)
@@ -21,7 +26,7 @@ def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[obje
         assert expected["totals"]["snr_db"] == pytest.approx(measured["totals"]["snr_db"], rel=0.02)
     sizes = {t["name"]: t["bytes"] for t in measured["tensors"]}
     for tensor in expected["tensors"]:
-        assert tensor["bytes"] == pytest.approx(sizes[tensor["name"]], rel=0.05, abs=300), tensor["name"]
+        assert tensor["bytes"] == pytest.approx(sizes[tensor["name"]], rel=each, abs=100), tensor["name"]
 
 
 def test_forecast_of_what_is_out_of_reach(run: Run) -> None:
