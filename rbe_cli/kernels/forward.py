@@ -113,22 +113,26 @@ def synthesise_blocks(z, whole, rest, out):
     _add_rows(z[blocks * functions :], rest, out[blocks * block :])
 
 
-@njit(**_LAYER)
+@njit(**JIT)
 def sparse_gather(x, starts, places, values, out):
     """out[:, u] = sum of values x[:, places] over the entries starts[u] to starts[u + 1] - 1.
 
-    x float32[n, k]; starts int32[m + 1]; places int32, values float32[entries]; out float32[n, m].
+    x float32[n, k]; starts uint32[m + 1]; places uint32, values float32[entries]; out float32[n, m]. Unsigned, as a
+    signed index might be negative and is tested; sums in order, as there are too few entries to a sum for vectors.
     """
     for i in range(x.shape[0]):
-        own = x[i]
-        for u in range(out.shape[1]):
+        own, to = x[i], out[i]
+        e = starts[0]
+        for u in range(to.shape[0]):
             total = np.float32(0)
-            for e in range(starts[u], starts[u + 1]):
+            end = starts[u + 1]
+            while e < end:
                 total += values[e] * own[places[e]]
-            out[i, u] = total
+                e += np.uint32(1)
+            to[u] = total
 
 
-@njit(**_LAYER)
+@njit(**JIT)
 def sparse_scatter(x, starts, places, values, out):
     """Transpose of `sparse_gather`: x float32[n, m] to out float32[n, k]."""
     for i in range(x.shape[0]):

@@ -130,11 +130,9 @@ class RBEAttention:
         With a cache, `x` are the positions after those in it; they are added to it.
         """
         batch, positions, hidden = x.shape
-        parts = [projection(x) for projection in self.projections]
-        if len(parts) == 1:
-            parts = [parts[0][..., i * hidden : (i + 1) * hidden] for i in range(3)]
         if cache is not None and positions == 1:
-            return self.out(self._attend_one(parts, cache))
+            return self._one_position(x.reshape(batch, hidden), cache).reshape(x.shape)
+        parts = self._parts(x)
         size = hidden // self.heads
         queries, keys, values = (part.reshape(batch, positions, self.heads, size).swapaxes(1, 2) for part in parts)
         if cache is not None:
@@ -142,14 +140,22 @@ class RBEAttention:
         attended = causal_attention(queries * np.float32(self.scale), keys, values)
         return self.out(attended.swapaxes(1, 2).reshape(batch, positions, hidden))
 
-    def _attend_one(self, parts: list[NDArray[np.float32]], cache: KeyValueCache) -> NDArray[np.float32]:
-        """What one new position sees, in one call: three of float32[batch, 1, hidden] -> the same."""
+    def _parts(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Queries, keys and values, float32[..., hidden] each."""
+        parts = [projection(x) for projection in self.projections]
+        if len(parts) == 3:
+            return parts
+        hidden = x.shape[-1]
+        return [parts[0][..., i * hidden : (i + 1) * hidden] for i in range(3)]
+
+    def _one_position(self, x: NDArray[np.float32], cache: KeyValueCache) -> NDArray[np.float32]:
+        """One new position of every text, float32[batch, hidden] -> the same: between the projections, one call."""
         cache.make_room(1)
-        queries, keys, values = (np.ascontiguousarray(part[:, 0]) for part in parts)
+        queries, keys, values = map(np.ascontiguousarray, self._parts(x))
         out = np.empty(queries.shape, np.float32)
         forward.attend_one(queries, keys, values, cache.keys, cache.values, cache.length, np.float32(self.scale), out)
         cache.length += 1
-        return out[:, None]
+        return self.out(out)
 
     @property
     def nbytes(self) -> int:

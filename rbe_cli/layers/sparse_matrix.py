@@ -118,8 +118,8 @@ class SparseMatrix:
         rows, columns = self._rows.prune(rows), self._columns.prune(columns)
         order = np.lexsort((columns, rows))
         counts = np.bincount(rows, minlength=self._rows.coordinates)
-        self._starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-        self._places = columns[order].astype(np.int32)
+        self._starts = np.concatenate(([0], np.cumsum(counts))).astype(np.uint32)
+        self._places = columns[order].astype(np.uint32)
         self._values = values[order].astype(np.float32)
 
     @property
@@ -187,11 +187,11 @@ class SparseMatrix:
         row_functions, column_functions = self._rows.functions(down), self._columns.functions(along)
         begin, first = self._rows.first(down), self._columns.first(along)
         span = slice(self._starts[begin], self._starts[begin + len(row_functions)])
-        places = self._places[span] - first
+        places = self._places[span].astype(np.int64) - first
         own = (places >= 0) & (places < len(column_functions))
         counts = np.diff(self._starts[begin : begin + len(row_functions) + 1])
         u = np.repeat(np.arange(len(row_functions)), counts)[own]
-        return row_functions, column_functions, u, places[own].astype(np.int64), self._values[span][own]
+        return row_functions, column_functions, u, places[own], self._values[span][own]
 
 
 #: (own size, size across) of a block -> singular vectors of d, by rows.

@@ -50,8 +50,8 @@ def test_sparse(rows: tuple, columns: tuple) -> None:
     left, right = naive.blockwise(np.zeros(m), a, a_rest), naive.blockwise(np.zeros(c), b, b_rest)
     inner = np.where(RNG.random((len(left), len(right))) < 0.3, normal(len(left), len(right)), 0).astype(np.float32)
     u, places = np.nonzero(inner)
-    starts = np.concatenate(([0], np.cumsum(np.bincount(u, minlength=len(left))))).astype(np.int32)
-    entries = starts, places.astype(np.int32), inner[u, places]
+    starts = np.concatenate(([0], np.cumsum(np.bincount(u, minlength=len(left))))).astype(np.uint32)
+    entries = starts, places.astype(np.uint32), inner[u, places]
     assert (naive.sparse(*entries, len(right)) == inner).all()
     dense = left.T @ inner @ right
     functions = a, a_rest, *entries, b, b_rest
