@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec import tensor_codec, trellis_codec
 from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
 from rbe_cli.codec.noise_shaping import PLAIN
-from rbe_cli.codec.rate_control import OwnGoal
+from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, SizeSearch
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Choice, Decoder, Wish
 from rbe_cli.codec.tiles import Grid
@@ -143,19 +143,25 @@ def compress_array(
 
     overhead = tensor(Encoded([], 0.0, 0)).size() + 64
     with ThreadPoolExecutor(threads) as pool:
-        encoded = _meet(choice, wanted - 8 * overhead / source.size, states, pool)
+        encoded = _meet(choice, wanted * source.size / 8 - overhead, states, pool)
     if encoded is None:
         raise UsageError(f"{name}: cannot be as small as {wanted:.4g} bits per weight")
     return EncodedMatrix(tensor(encoded), encoded.squared_error)
 
 
-def _meet(choice: Choice, bits: float, states: int, pool: Executor) -> Encoded | None:
-    """Encode until the size is met; None if it is out of reach."""
-    goal = OwnGoal(choice.analysis, "bits", bits)
-    finest = choice.analysis.largest / _MOST_STEPS
-
-    def encode(multiplier: float) -> Encoded:
-        return tensor_codec.start(choice, max(multiplier * choice.analysis.unit, finest), states, pool).result()
-
-    multiplier = goal.first()
-    return goal.meet(multiplier, encode(multiplier), encode)
+def _meet(choice: Choice, size: float, states: int, pool: Executor) -> Encoded | None:
+    """Encode until the chunks take nearly so many bytes and no more; None if that is out of reach."""
+    analysis = choice.analysis
+    finest = analysis.largest / _MOST_STEPS
+    search = SizeSearch([analysis], size, 0.0, TOLERANCE)
+    best: Encoded | None = None
+    for _ in range(MAX_PASSES):
+        result = tensor_codec.start(choice, max(search.multiplier * analysis.unit, finest), states, pool).result()
+        if result.size <= size and (best is None or result.squared_error < best.squared_error):
+            best = result
+        if search.found(result.size) or not search.measured(result.size, result.size):
+            break
+        # Finer than the finest gives the same again.
+        if best is result and search.multiplier * analysis.unit < finest:
+            break
+    return best
