@@ -135,6 +135,15 @@ def _start_decoder(data):
 
 
 @njit(**JIT)
+def _widened(code, width, at, data):
+    """The state with the range wide enough for another bit."""
+    while width < np.uint32(_TOP):
+        width <<= np.uint32(8)
+        code, at = _next_byte(code, at, data)
+    return code, width, at
+
+
+@njit(**JIT)
 def _decode_bit(state, probabilities, context, data):
     """A bit in a context, and the state after it."""
     code, width, at = state
@@ -145,10 +154,7 @@ def _decode_bit(state, probabilities, context, data):
     probabilities[np.uint64(context)] = probability - (probability >> np.uint32(_ADAPT)) if one else up
     width = width - bound if one else bound
     code = code - bound if one else code
-    while width < np.uint32(_TOP):
-        width <<= np.uint32(8)
-        code, at = _next_byte(code, at, data)
-    return np.int64(one), (code, width, at)
+    return np.int64(one), _widened(code, width, at, data)
 
 
 @njit(**JIT)
@@ -158,10 +164,7 @@ def _decode_plain(state, data):
     width >>= np.uint32(1)
     one = code >= width
     code = code - width if one else code
-    while width < np.uint32(_TOP):
-        width <<= np.uint32(8)
-        code, at = _next_byte(code, at, data)
-    return np.int64(one), (code, width, at)
+    return np.int64(one), _widened(code, width, at, data)
 
 
 @njit(**JIT)

@@ -147,3 +147,16 @@ def test_jobs_are_honoured_where_affinity_is_unknown(monkeypatch: pytest.MonkeyP
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert Settings(jobs=3).threads == 3
     assert Settings().threads == os.cpu_count()
+
+
+@pytest.mark.parametrize("wish", [{"bits": 3.0}, {"nrmse": 0.1}])
+def test_high_efforts_come_closer(million: Path, tmp_path: Path, wish: dict[str, float]) -> None:
+    settings = Settings(effort=9, **wish)  # type: ignore[arg-type]
+    assert settings.tolerance < Settings().tolerance
+    done = compress_to(million, tmp_path / "m", effort=9, objective="mse", **wish)
+    if "bits" in wish:
+        budget = wish["bits"] * sum(tensor.elements for tensor in done.manifest.tensors) / 8
+        assert budget * (1 - settings.tolerance) <= done.size <= budget
+    else:
+        lossy = [tensor.nrmse for tensor in done.manifest.tensors if tensor.nrmse]
+        assert all(0.1 * (1 - settings.tolerance) <= nrmse <= 0.1 for nrmse in lossy)

@@ -1,0 +1,99 @@
+"""Low rank under a residual: singular vectors, the metric they are taken in, and the choice that weighs time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.noise_shaping import PLAIN
+from rbe_cli.codec.pipeline import Piped, Pipeline
+from rbe_cli.codec.rate_control import multiplier_for_error
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure import fit_low_rank, leading
+from rbe_cli.codec.tensor_codec import Wish, prepare
+
+
+def matrix_of(w: np.ndarray) -> Matrix:
+    array = np.ascontiguousarray(w, np.float32)
+    return Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
+
+
+def mixed(rows: int, columns: int, rank: int, strength: float, seed: int = 0) -> np.ndarray:
+    """White noise, and `rank` components that together have `strength` times its energy."""
+    rng = np.random.default_rng(seed)
+    part = rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns)) * np.sqrt(strength / rank)
+    return (rng.standard_normal((rows, columns)) + part).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (400, 20), (20, 400)])
+def test_leading_singular_vectors(shape: tuple[int, int]) -> None:
+    w = mixed(*shape, 3, 20.0)
+    values, vectors = leading(w, 3)
+    exact = np.linalg.svd(w.astype(np.float64), full_matrices=False)
+    assert values == pytest.approx(exact[1][:3], rel=1e-4)
+    assert np.abs(np.sum(vectors * exact[2][:3].T, axis=0)) == pytest.approx(np.ones(3), abs=1e-4)
+
+
+def test_misfit_is_what_the_sample_missed() -> None:
+    """The mean square of the weights in units of their sigma, by hand."""
+    w = mixed(400, 30, 1, 0.1) * np.exp(np.random.default_rng(1).normal(0, 1, (400, 1))).astype(np.float32)
+    analysis = analyse(matrix_of(w))
+    assert analysis is not None
+    field = analysis.field
+    exponents = (field.rows.exponents[:, None] + field.columns.exponents) / 8 + field.log_sigma0
+    power = float(np.mean((w / np.exp2(exponents)) ** 2))
+    assert analysis.misfit() == pytest.approx((power - 1) / (2 * np.log(2)), rel=1e-6)
+
+
+def test_components_are_those_of_rows_of_one_scale() -> None:
+    """A few loud rows of noise do not take the place of a component that all rows share."""
+    w = mixed(512, 64, 2, 1.0)
+    w[:16] = 100 * np.random.default_rng(2).standard_normal((16, 64))
+    part = fit_low_rank(matrix_of(w))
+    assert part is not None
+    quiet = w[16:].astype(np.float64)
+    left = quiet - part.left[16:].astype(np.float64) @ part.right
+    assert (left**2).sum() < 0.6 * (quiet**2).sum()
+
+
+def cost(w: np.ndarray, nrmse: float) -> float:
+    """Bytes at an error, of a matrix as `fit_low_rank` takes it apart."""
+    matrix = matrix_of(w)
+    plain, part = analyse(matrix), fit_low_rank(matrix)
+    assert plain is not None
+    assert part is not None
+    piped = analyse(Piped(matrix, Pipeline.of(part, "none", 0, 0, matrix.columns)))
+    assert piped is not None
+    analysis = piped.of_tensor(plain)
+    return analysis.expected_bytes(multiplier_for_error(analysis, nrmse) * analysis.unit)
+
+
+def test_low_rank_costs_what_it_should() -> None:
+    """Little more than the rate-distortion bound of components and noise."""
+    m, n, rank, strength = 1024, 128, 4, 4.0
+    w = mixed(m, n, rank, strength)
+    numbers = rank * (m + n)
+    bits = m * n * (np.log2(1 / (0.05 * np.sqrt(1 + strength))) + 0.06)
+    bits += numbers * (0.5 * np.log2(strength / rank * n) + 0.5)
+    assert 8 * cost(w, 0.05) < 1.01 * bits
+
+
+def test_time_to_decode_is_weighed() -> None:
+    """A rank that gains less than its time is worth is not taken; one that gains more is."""
+    for strength, chosen in ((0.02, "none"), (3.0, "lowrank")):
+        wish = Wish("auto", 128, 5, 0.065)
+        choice = prepare(matrix_of(mixed(256, 256, 2, strength)), PLAIN, wish)
+        assert choice is not None
+        assert choice.name == chosen
+        gain = choice.gain_db if chosen != "none" else choice.runner_up_db
+        assert (gain > decode_cost(2, 0)) == (chosen != "none")
+
+
+def test_a_matrix_of_rank_one() -> None:
+    """Next to nothing is left."""
+    w = np.outer(np.linspace(1, 2, 64), np.linspace(-1, 1, 48)).astype(np.float32)
+    part = fit_low_rank(matrix_of(w + 1e-3 * mixed(64, 48, 1, 0.0)))
+    assert part is not None
+    assert part.left @ part.right == pytest.approx(w, abs=0.02)
