@@ -65,10 +65,10 @@ def branch_choices(v: np.float32, c: int, coded: int, price: np.ndarray) -> list
 
 
 def search_lane(
-    x: Sequence[np.float32], classes: Sequence[int], coded: int, price: np.ndarray, states: int
+    x: Sequence[np.float32], classes: Sequence[int], coded: int, price: np.ndarray, states: int, start: int = 0
 ) -> tuple[list[int], list[int]]:
-    """Symbols and unions of the cheapest path of one lane from state 0: dynamic programming, all paths kept whole."""
-    metric = {s: _F(0) if s == 0 else NO_PATH for s in range(states)}
+    """Symbols and unions of the cheapest path of one lane from a state: dynamic programming, all paths kept whole."""
+    metric = {s: _F(0) if s == start else NO_PATH for s in range(states)}
     path: dict[int, list[tuple[int, int]]] = {s: [] for s in range(states)}
     for t, (v, c) in enumerate(zip(x, classes, strict=True)):
         choices = [(_F(0), r >> 1) for r in range(4)] if c == 255 else branch_choices(v, int(c), coded, price)
@@ -88,6 +88,64 @@ def search_lane(
             metric = {s: value - base for s, value in metric.items()}
     best = min(range(states), key=lambda s: (metric[s], s))
     return [k for k, _ in path[best]], [union for _, union in path[best]]
+
+
+def add_fed_back(errors: np.ndarray, factor: np.ndarray, j: int, start: np.ndarray) -> np.ndarray:
+    """What column j takes of the errors of those before it, four at a time, added to `start`."""
+    out = [_F(v) for v in start]
+    for i in range(len(out)):
+        terms = [_F(factor[j, k]) * _F(errors[k, i]) for k in range(j)]
+        while len(terms) >= 4:
+            a, b, c, d, *terms = terms
+            out[i] += (a + b) + (c + d)
+        for term in terms:
+            out[i] += term
+    return np.array(out, np.float32)
+
+
+def fed_search(
+    w: np.ndarray,
+    factor: np.ndarray,
+    scale: np.ndarray,
+    classes: np.ndarray,
+    coded: int,
+    price: np.ndarray,
+    states: int,
+    window: int,
+    ahead: int,
+) -> list[int]:
+    """Symbols of one tile float32[inputs, width] in coding order, with feedback: one window after another.
+
+    scale : float32[inputs], the step of each input's weights; classes : uint8[T, lanes].
+    """
+    inputs, width = w.shape
+    steps, lanes = classes.shape
+    errors = np.zeros_like(w)
+    symbols, unions = np.zeros((steps, lanes), int), np.zeros((steps, lanes), int)
+    state = [0] * lanes
+    start = 0
+    while start < steps:
+        stop = min(start + window, steps)
+        keep = steps if stop == steps else stop - ahead
+        x = np.zeros((stop - start, lanes), np.float32)
+        for t in range(start * lanes, min(stop * lanes, inputs * width)):
+            j, i = divmod(t, width)
+            fed = add_fed_back(errors[:, i : i + 1], factor, j, w[j, i : i + 1])[0]
+            x[t // lanes - start, t % lanes] = fed / scale[j]
+        for lane in range(lanes):
+            found = search_lane(x[:, lane], classes[start:stop, lane], coded, price, states, state[lane])
+            for t, (k, union) in enumerate(zip(*found, strict=True), start):
+                if t < keep:
+                    symbols[t, lane], unions[t, lane] = k, union
+                    state[lane] = next_state(states, state[lane], k & 1)
+        for t in range(start * lanes, min(keep * lanes, inputs * width)):
+            j, i = divmod(t, width)
+            row, lane = divmod(t, lanes)
+            k, union, reach = symbols[row, lane], unions[row, lane], price.shape[1] // 2
+            shift = price[classes[row, lane], min(max(k, -reach), reach) + reach, union, 0]
+            errors[j, i] = w[j, i] - (_F(2 * k + union) + _F(shift)) * scale[j]
+        start = keep
+    return [int(k) for k in symbols.ravel()[: inputs * width]]
 
 
 def search_by_brute_force(

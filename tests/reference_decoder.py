@@ -1,4 +1,4 @@
-"""A decoder of the rbe format, version 1, written from docs/FORMAT.md alone; it does not import the package.
+"""A decoder of the rbe format, versions 1 and 2, written from docs/FORMAT.md alone; it does not import the package.
 
 Plain Python and numpy, slow, in the order of the page; numbers in parentheses are its sections.
 
@@ -73,7 +73,7 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
     """A layer file's header entries and the chunks of each (2)."""
     check(len(data) >= 24 and data[:8] == b"\x93RBE\r\n\x1a\n", "not a layer file")
     version, zero, header_size, count, crc = struct.unpack_from("<HHIII", data, 8)
-    check(version == 1 and zero == 0, "another version")
+    check(version in (1, 2) and zero == 0, "another version")
     table_at = 24 + header_size
     at = table_at + 8 * count
     check(header_size <= 1 << 24 and at <= len(data), "cut short")
@@ -372,22 +372,38 @@ EIGHTH = np.array(
 ).view(np.float32)
 
 
-def decode_axis(data: bytes, n: int, shaping: int) -> tuple[Classes, Floats]:
-    """Class exponent (None for ZERO) and power of the step exponent of every entry (8.2)."""
+def decode_exponents(data: bytes, n: int) -> list[int | None]:
+    """The exponents of an axis, None for ZERO (8.2)."""
     check(len(data) > 0 and data[0] < 8, "form of an axis")
     shift, marked = data[0] & 3, data[0] >> 2
     numbers = decode_integers(data[1:], n + marked)
     marker = numbers.pop(0) if marked else None
+    check(all(number == marker or abs(number) <= 512 for number in numbers), "exponent")
+    return [None if number == marker else number << shift for number in numbers]
+
+
+def decode_axis(data: bytes, n: int, shaping: int, importance: list[int]) -> tuple[Classes, Floats]:
+    """Class exponent (None for ZERO) and power of the step exponent of every entry (8.2)."""
     classes: Classes = [None] * n
     powers = np.zeros(n, np.float32)
-    for i, number in enumerate(numbers):
-        if number != marker:
-            check(abs(number) <= 512, "exponent")
-            exponent = number << shift
-            step = (shaping * exponent + 8) >> 4
+    for i, exponent in enumerate(decode_exponents(data, n)):
+        if exponent is not None:
+            step = ((shaping * exponent + 8) >> 4) + importance[i]
             classes[i] = exponent - step
             powers[i] = np.ldexp(EIGHTH[step & 7], step >> 3)
     return classes, powers
+
+
+def read_importance(data: bytes, at: int, there: bool, n: int) -> tuple[list[int], int]:
+    """The importance of n rows or columns, and where it ends (8.1)."""
+    if not there:
+        return [0] * n, at
+    check(at + 4 <= len(data), "importance is cut short")
+    (length,) = struct.unpack_from("<I", data, at)
+    check(at + 4 + length <= len(data), "importance is cut short")
+    exponents = decode_exponents(data[at + 4 : at + 4 + length], n)
+    check(None not in exponents, "importance of ZERO")
+    return [exponent for exponent in exponents if exponent is not None], at + 4 + length
 
 
 def decode_points(rans: Rans, classes: tuple[Classes, Classes], states_count: int, family: int) -> Floats:
@@ -429,10 +445,10 @@ def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
     head = chunks[0]
     check(len(head) >= 48, "first chunk is cut short")
     (
-        structure, transform, by_columns, log_states, family, gr, gc, levels, base, block, step, rows, height, width,
+        structure, transform, flags, log_states, family, gr, gc, levels, base, block, step, rows, height, width,
         rms, nrmse, row_bytes, column_bytes,
     ) = struct.unpack_from("<BBBBBBBBhHfQIIffII", head)  # fmt: skip
-    check(structure <= 1 and transform <= 3 and by_columns <= 1, "structure, transform or flags")
+    check(structure <= 1 and transform <= 3 and flags <= 7, "structure, transform or flags")
     check(2 <= log_states <= 8 and family <= 2 and gr <= 16 and gc <= 16, "parameters")
     check(bool(block) == (transform in (1, 2)) and block <= 4096 and levels <= 16 * (transform == 2), "block")
     check(0 < step < math.inf and 0 <= rms < math.inf and 0 <= nrmse < math.inf, "step")
@@ -444,12 +460,13 @@ def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
     check(height * width <= (1 << 22) + max(block, 1) * columns, "tile")
     middle, end = 48 + row_bytes, 48 + row_bytes + column_bytes
     check(end <= len(head), "first chunk is cut short")
-    row_class, row_power = decode_axis(head[48:middle], rows, gr)
-    column_class, column_power = decode_axis(head[middle:end], columns, gc)
+    row_importance, at = read_importance(head, end, bool(flags & 2), rows)
+    column_importance, at = read_importance(head, at, bool(flags & 4), columns)
+    row_class, row_power = decode_axis(head[48:middle], rows, gr, row_importance)
+    column_class, column_power = decode_axis(head[middle:end], columns, gc, column_importance)
     row_class = [None if c is None else base + c for c in row_class]
     row_scale = np.float32(step) * row_power
     left = right = basis = None
-    at = end
     if structure:
         left, right, at = read_low_rank(head, rows, columns, at)
     if transform == 3:
@@ -461,9 +478,9 @@ def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
     check(len(chunks) == 1 + len(cut), "number of chunks")
     for (down, across), stream in zip(cut, chunks[1:], strict=True):
         outer_inner = row_class[down], column_class[across]
-        classes = outer_inner[::-1] if by_columns else outer_inner
+        classes = outer_inner[::-1] if flags & 1 else outer_inner
         points = decode_points(Rans(stream), classes, 1 << log_states, family)
-        w[down, across] = (points.T if by_columns else points) * (row_scale[down, None] * column_power[across])
+        w[down, across] = (points.T if flags & 1 else points) * (row_scale[down, None] * column_power[across])
     if block:
         w = inverse_blocks(w, transform, block, levels)
     if basis is not None:
@@ -498,7 +515,7 @@ def read_side_matrix(data: bytes, at: int, rows: int, columns: int) -> tuple[Flo
     for length in lengths:
         chunks.append(data[at : at + length])
         at += length
-    check(chunks[0][:2] == b"\0\0", "side matrix has a structure or a transform")
+    check(chunks[0][:2] == b"\0\0" and chunks[0][2] <= 1, "side matrix has structure, transform or importance")
     check(struct.unpack_from("<Q", chunks[0], 16)[0] in (1, rows), "side matrix")
     return decode_trellis(chunks, rows * columns).reshape(rows, columns), at
 

@@ -1,7 +1,7 @@
-"""Make the golden files of format version 1: compressed folders and what they decode to. Run once, never again.
+"""Make the golden files of a format version: compressed folders and what they decode to. Run once, never again.
 
-    python -m tools.make_golden                          # tests/golden/v1; refuses to overwrite
-    python -m tools.make_golden --case example -o DIR    # one of the compressed folders, anywhere
+    python -m tools.make_golden v2                          # tests/golden/v2; refuses to overwrite
+    python -m tools.make_golden v1 --case example -o DIR    # one of the compressed folders, anywhere
 
 The golden files are what later versions must still read, so they are kept, not made anew; a new format version gets a
 folder of its own. The weights come from integer arithmetic, so that they are the same on every machine.
@@ -39,7 +39,7 @@ from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorE
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.settings import Settings
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden" / "v1"
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 #: Of a tensor whose decoding is exact only to a tolerance, about so many values are kept.
 KEPT_VALUES = 2000
 Floats = NDArray[np.float64]
@@ -236,7 +236,24 @@ CASES: dict[str, tuple[Callable[[], Tensors], dict[str, Any]]] = {
         {"nrmse": 0.1, "transform": "lowrank", "structure_only": True},
     ),
 }
-DETERMINISTIC = tuple(name for name, (_, wishes) in CASES.items() if wishes.get("transform", "none") == "none")
+#: Since version 2, with what is known of the inputs of `layer.weight`: (their axis, whether of second moments too).
+CASES_2: dict[str, tuple[Callable[[], Tensors], dict[str, Any]]] = {
+    "importance": (lambda: one(scaled(52, 40, 130)), _plain(bits=6, inputs=(1, False))),
+    "importance-rows": (lambda: one(scaled(40, 52, 131), dtype="F16"), _plain(bits=6, inputs=(0, False))),
+    "importance-lowrank": (
+        lambda: one(low_rank(52, 40, 3, 132)),
+        {"nrmse": 0.05, "transform": "lowrank", "inputs": (1, False)},
+    ),
+    "feedback": (lambda: one(scaled(75, 40, 134), dtype="BF16"), _plain(bits=5, inputs=(1, True))),
+    "feedback-rows": (lambda: one(scaled(40, 75, 135)), _plain(bits=5, inputs=(0, True))),
+}
+VERSIONS = {"v1": CASES, "v2": CASES_2}
+DETERMINISTIC = tuple(
+    f"{version}/{name}"
+    for version, cases in VERSIONS.items()
+    for name, (_, wishes) in cases.items()
+    if wishes.get("transform", "none") == "none"
+)
 
 
 def write_source(tensors: Tensors, folder: Path) -> None:
@@ -259,12 +276,27 @@ def write_source(tensors: Tensors, folder: Path) -> None:
         (folder / "1_Pooling" / "config.json").write_text("{}\n")
 
 
-def make_case(name: str, out: Path, jobs: int = 1) -> None:
+def write_importance(path: Path, shape: tuple[int, ...], axis: int, moments: bool) -> None:
+    """What a calibration might have found of the inputs of `layer.weight`."""
+    n = shape[axis]
+    seen = np.floor(normal(4 * n, n, 140) * 16) * (1 + noise(n, 144) % np.uint64(4)) / 16
+    second = seen.T @ seen / (4 * n)
+    found = {"layer.weight": np.diag(second)} | ({"layer.weight.moments": second} if moments else {})
+    order = layout((name, "F32", values.shape) for name, values in found.items())
+    data = ([np.frombuffer(found[name].astype(np.float32).tobytes(), np.uint8)] for name, _, _ in order)
+    write_safetensors(path, order, data, {"input_axis": json.dumps({"layer.weight": axis})})
+
+
+def make_case(version: str, name: str, out: Path, jobs: int = 1) -> None:
     """Compress the tensors of one case to the folder `out`."""
-    tensors, wishes = CASES[name]
+    make, wishes = VERSIONS[version][name]
+    tensors, wishes = make(), dict(wishes)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / name
-        write_source(tensors(), source)
+        write_source(tensors, source)
+        if "inputs" in wishes:
+            wishes["importance"] = Path(scratch) / "importance.safetensors"
+            write_importance(wishes["importance"], tensors["layer.weight"][1], *wishes.pop("inputs"))
         compress(open_checkpoint(source), out, Settings(**{"jobs": jobs} | wishes))
 
 
@@ -390,19 +422,20 @@ def expected(folder: Path, name: str, values: Path) -> dict[str, Any]:
     return found
 
 
-def make_all(out: Path) -> None:
-    """All of it, into a folder that must not be there."""
+def make_all(version: str) -> None:
+    """All of a version, into a folder that must not be there."""
+    out, made_by_hand = GOLDEN / version, forged() if version == "v1" else {}
     if out.exists():
         sys.exit(
             f"{out}: already there. Golden files are kept, never made anew; a new format version gets a new folder."
         )
     partial = out.with_name(out.name + ".partial")
     (partial / "values").mkdir(parents=True)
-    for name in CASES:
-        make_case(name, partial / name)
-    for name, tensors in forged().items():
+    for name in VERSIONS[version]:
+        make_case(version, name, partial / name)
+    for name, tensors in made_by_hand.items():
         write_forged(tensors, partial / name)
-    names = [*CASES, *forged()]
+    names = [*VERSIONS[version], *made_by_hand]
     answers = {name: expected(partial / name, name, partial / "values") for name in names}
     (partial / "expected.json").write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n")
     partial.rename(out)
@@ -410,15 +443,16 @@ def make_all(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=sorted(CASES), help="make this compressed folder only")
+    parser.add_argument("version", choices=sorted(VERSIONS), help="of the format")
+    parser.add_argument("--case", help="make this compressed folder only")
     parser.add_argument("-o", "--out", type=Path, help="where (with --case)")
     arguments = parser.parse_args()
     if bool(arguments.case) != bool(arguments.out):
         parser.error("--case and --out go together")
     if arguments.case:
-        make_case(arguments.case, arguments.out)
+        make_case(arguments.version, arguments.case, arguments.out)
     else:
-        make_all(GOLDEN)
+        make_all(arguments.version)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ def command(
 
       rbe compress ./model --bits 3.5 --objective mse
 
+      rbe compress mini-gpt2 --bits 3 --importance importance.safetensors
+
       rbe compress model.safetensors --nrmse 0.05 --json
 
       rbe compress mini-gpt2 --preset small --max-size 600kB --max-nrmse 0.15

@@ -10,8 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "v1"
-EXPECTED: dict[str, dict[str, dict[str, Any]]] = json.loads((GOLDEN / "expected.json").read_text())
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+#: Version and case -> tensor -> what it decodes to.
+EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
+    f"{path.parent.name}/{case}": tensors
+    for path in sorted(GOLDEN.glob("v*/expected.json"))
+    for case, tensors in json.loads(path.read_text()).items()
+}
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}
 #: Of the largest magnitude of a tensor (docs/FORMAT.md, "What is exact").
 TOLERANCE = 2.0**-16
@@ -35,13 +40,14 @@ def assert_near(data: bytes, other: bytes, dtype: str) -> None:
     assert (np.abs(values - others) <= allowed(values, dtype, float(np.abs(values).max()))).all()
 
 
-def assert_expected(data: bytes, expected: dict[str, Any]) -> None:
+def assert_expected(data: bytes, case: str, name: str) -> None:
     """The bytes of a tensor are those of `expected.json`, or their values near enough."""
+    expected = EXPECTED[case][name]
     if "sha256" in expected:
         assert hashlib.sha256(data).hexdigest() == expected["sha256"]
         return
     dtype = expected["dtype"]
     values = as_floats(data, dtype)[:: expected["every"]]
-    kept = as_floats((GOLDEN / expected["values"]).read_bytes(), dtype)
+    kept = as_floats(((GOLDEN / case).parent / expected["values"]).read_bytes(), dtype)
     assert values.shape == kept.shape
     assert (np.abs(values - kept) <= allowed(kept, dtype, expected["largest"])).all()

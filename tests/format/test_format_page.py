@@ -15,7 +15,7 @@ from tests.format.golden import GOLDEN
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "FORMAT.md").read_text()
 EXAMPLE = PAGE.split("## 16 A whole file")[1]
-FILE = (GOLDEN / "example" / "tiny.rbe").read_bytes()
+FILE = (GOLDEN / "v1" / "example" / "tiny.rbe").read_bytes()
 LAYOUTS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q", "i16": "<h", "f32": "<f"}
 
 
@@ -75,14 +75,14 @@ class Watched(reference_decoder.Rans):
 
 
 def test_every_element_of_the_example() -> None:
-    rows, row_power = reference_decoder.decode_axis(FILE[272:284], 32, 0)
-    columns, column_power = reference_decoder.decode_axis(FILE[284:298], 32, 0)
+    rows, row_power = reference_decoder.decode_axis(FILE[272:284], 32, 0, [0] * 32)
+    columns, column_power = reference_decoder.decode_axis(FILE[284:298], 32, 0, [0] * 32)
     assert [8 * number for number in page_numbers("rows")] == rows
     assert [8 * number for number in page_numbers("columns")] == columns
     classes = [12 + c for c in rows if c is not None]
     rans = Watched(FILE[298:])
     points = reference_decoder.decode_points(rans, (list(classes), columns), 8, 0)
-    weight = reference_decoder.decode_folder(GOLDEN / "example")["tiny.weight"]
+    weight = reference_decoder.decode_folder(GOLDEN / "v1" / "example")["tiny.weight"]
     values = np.frombuffer(weight.data, "<f2")
     states = [0] * 8
     step = np.float32(table_value("step")) * row_power[0] * column_power[0]

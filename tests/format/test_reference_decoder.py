@@ -20,7 +20,7 @@ def test_reference_decoder_agrees(case: str) -> None:
     assert set(decoded) == set(EXPECTED[case])
     for name, tensor in decoded.items():
         expected = EXPECTED[case][name]
-        assert_expected(tensor.data, expected)
+        assert_expected(tensor.data, case, name)
         stored = folder.open_tensor(name)
         data = b"".join(piece.decode().tobytes() for piece in stored.pieces())
         if "sha256" in expected:
@@ -43,11 +43,11 @@ def test_reference_decoder_does_not_import_the_package() -> None:
 @pytest.mark.parametrize("place", [0, 8, 10, 14, 20, 30, 200, 210, 222, 250, 300, 343])
 def test_reference_decoder_refuses_damage(place: int, tmp_path: Path) -> None:
     """A flipped bit of the layer file: by its SHA-256, and, with that made to fit, by its own checks."""
-    data = bytearray((GOLDEN / "example" / "tiny.rbe").read_bytes())
+    data = bytearray((GOLDEN / "v1" / "example" / "tiny.rbe").read_bytes())
     data[place] ^= 4
     with pytest.raises(Refused):
         reference_decoder.read_layer(bytes(data))
     (tmp_path / "tiny.rbe").write_bytes(data)
-    (tmp_path / "rbe.json").write_bytes((GOLDEN / "example" / "rbe.json").read_bytes())
+    (tmp_path / "rbe.json").write_bytes((GOLDEN / "v1" / "example" / "rbe.json").read_bytes())
     with pytest.raises(Refused):
         decode_folder(tmp_path)
