@@ -72,24 +72,6 @@ class EncoderOptions:
             default=Settings.objective,
         ),
     ] = None
-    importance: Annotated[
-        Path | None,
-        _option(
-            _HOW,
-            metavar="FILE",
-            text="What rbe calibrate, or llama.cpp's imatrix, measured of the layers' inputs: finer steps where they "
-            "are strong.",
-        ),
-    ] = None
-    feedback: Annotated[
-        bool | None,
-        _option(
-            _HOW,
-            "--feedback/--no-feedback",
-            text="Feed the error of each input's weights into the next ones', where --importance has second moments.",
-            default="on",
-        ),
-    ] = None
     effort: Annotated[
         int | None,
         _option(
