@@ -21,6 +21,8 @@ from rbe_cli.errors import UsageError
 
 #: Numbers are coded no finer than in so many steps, however many bits there are.
 _MOST_STEPS = trellis_codec.MAX_INDEX >> 2
+#: Bytes of a layer file's table for each chunk.
+_TABLE = 8
 
 
 class StoredMatrix(Protocol):
@@ -157,9 +159,10 @@ def _meet(choice: Choice, size: float, states: int, pool: Executor) -> Encoded |
     best: Encoded | None = None
     for _ in range(MAX_PASSES):
         result = tensor_codec.start(choice, max(search.multiplier * analysis.unit, finest), states, pool).result()
-        if result.size <= size and (best is None or result.squared_error < best.squared_error):
+        taken = result.size + _TABLE * len(result.chunks)
+        if taken <= size and (best is None or result.squared_error < best.squared_error):
             best = result
-        if search.found(result.size) or not search.measured(result.size, result.size):
+        if search.found(taken) or not search.measured(taken, taken):
             break
         # Finer than the finest gives the same again.
         if best is result and search.multiplier * analysis.unit < finest:
