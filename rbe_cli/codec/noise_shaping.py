@@ -21,7 +21,7 @@ from rbe_cli.codec.scale_field import Axis
 #: Part of the mean over all inputs that is added to each one's mean square: what was never active on the text may be
 #: on another.
 DAMPING = 0.01
-_MOST_DAMPING = 0.5
+MOST_DAMPING = 0.5
 #: Importance is in quarter octaves.
 _SHIFT = 1
 #: Elements of the feedback's factors are multiples of this, so that the last bits of a library's arithmetic do not
@@ -36,10 +36,10 @@ def damping(bits: float) -> float:
     Feedback hides errors where the inputs are not. But the inputs of a compressed model have errors of their own, in
     all directions, and larger ones at fewer bits; what was found best on mini-gpt2 and MiniLM (docs/calibration.md).
 
-    >>> damping(4.0), damping(2.0)
-    (0.0625, 0.5)
+    >>> damping(3.0), damping(2.0)
+    (0.1875, 0.5)
     """
-    return min(max(16 * math.exp2(-2 * bits), DAMPING), _MOST_DAMPING)
+    return min(max(12 * math.exp2(-2 * bits), DAMPING), MOST_DAMPING)
 
 
 @dataclass(frozen=True)

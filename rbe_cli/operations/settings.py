@@ -198,13 +198,15 @@ class Settings:
 
     def shaping(self, name: str, inputs: Inputs | None = None) -> Shaping:
         """How the step of a tensor varies; what is known of its inputs takes the place of gr or gc along their axis."""
-        from rbe_cli.codec.noise_shaping import Shaping
+        from rbe_cli.codec.noise_shaping import MOST_DAMPING, Shaping
 
         row, column = BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
         if _TABLES.search(name):
             inputs = None
         if inputs is not None:
-            row, column = (0, column) if inputs.axis == 0 else (row, 0)
+            # Fed back, the error of the outputs is all there is to weigh; but for few bits, where shaping still helps.
+            fed = inputs.moments is not None and inputs.damping < MOST_DAMPING
+            row, column = (0, 0 if fed else column) if inputs.axis == 0 else (0 if fed else row, 0)
         return Shaping(row, column, self.objective != "mse" or inputs is not None, inputs)
 
     def finer(self, name: str, share: float) -> float:
