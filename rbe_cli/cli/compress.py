@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from rbe_cli.cli.stream import STDOUT, tar_on_stdout
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
+from rbe_cli.operations.machine import peak_memory
 from rbe_cli.operations.presets import as_toml
 
 if TYPE_CHECKING:
@@ -185,11 +185,3 @@ def _print(
         console.print(f"analysis {analysed:.0f} and a pass of encoding {speed:.0f} ns per weight on one core")
     if judged:
         tables.show(console, budgets.table(judged), markdown)
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,25 @@ def machine() -> dict[str, str | int]:
         "numpy": version("numpy"),
         "numba": version("numba"),
     }
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes, since the last reset where there are such.
+
+    Where the system has it, not `ru_maxrss`: that begins with the size of the process that started this one.
+    """
+    if Path("/proc/self/status").exists():
+        return status("VmHWM")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def status(key: str) -> int:
+    """A size of Linux's account of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def _processor() -> str:

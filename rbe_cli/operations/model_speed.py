@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from rbe_cli.layers.causal_model import CausalModel, Tokens
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.engines import load_model, math_threads, warm_up
+from rbe_cli.operations.machine import peak_memory, status
 
 _REPEATS = 7
 
@@ -127,7 +127,7 @@ def _memory(source: str, engine: str, cache_bytes: int, threads: int, prompt: To
     model = load_model(files, engine, cache_bytes=cache_bytes, threads=threads)
     with math_threads(threads):
         _write(model, prompt, generated)
-    return Memory(model.nbytes, max(0, _peak() - before))
+    return Memory(model.nbytes, max(0, peak_memory() - before))
 
 
 def _reset_peak() -> int:
@@ -135,20 +135,5 @@ def _reset_peak() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _peak()
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    """Largest resident size of this process in bytes, since the last reset where there are such."""
-    if Path("/proc/self/status").exists():
-        return _status("VmHWM")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+        return peak_memory()
+    return status("VmRSS")

@@ -23,7 +23,7 @@ GROUP = 64
 
 def is_matrix(tensor: np.ndarray) -> bool:
     """Whether a peer quantises it."""
-    return tensor.ndim == 2
+    return tensor.ndim == 2 and tensor.dtype.kind != "i"
 
 
 def _turned(name: str) -> bool:
