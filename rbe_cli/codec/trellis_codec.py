@@ -244,14 +244,10 @@ class ValueDecoder:
         """What was quantised of a tile, float32[rows, columns], good until this thread's next call. Raises Damage."""
         if len(stream) % 2 or len(stream) < 4 * rans.LANES:
             raise Damage("tile is cut short")
-        length, scan = len(stream) // 2, self.geometry.scan(tile, self.parameters)
-        words = scratch("padded", (length + tile.size,), np.uint16)
-        words[:length] = np.frombuffer(stream, "<u2")
-        words[length:] = 0
+        scan = self.geometry.scan(tile, self.parameters)
         points = scratch("points", (tile.size,), np.float32)
-        coded = tables.CLASSES if scan.classes.max() > tables.CLASSES else None
         status = rans.decode_points(
-            words, length, scan.classes, coded, self.step,
+            np.frombuffer(stream, "<u2"), scan.classes, tables.CLASSES, self.step,
             self.family.slots, self.family.points, self.family.reach, points,
         )  # fmt: skip
         if status != rans.OK:

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from rbe_cli.kernels import JIT
+from rbe_cli.kernels.lanes import WIDTH, four_symbols, load, store
 
 LANES = 8
 _LOW = np.uint32(1 << 16)
@@ -114,10 +115,17 @@ def encode_tile(n, symbols, classes, unions, coded, start, freq, reach, words):
 
 
 @njit(**JIT)
+def _word(words, at):
+    """The word at a place of the stream; past its end there are zeros, and the caller looks at `at` afterwards."""
+    length = np.uint64(words.shape[0])
+    return np.uint32(words[at]) if at < length else np.uint32(0)
+
+
+@njit(**JIT)
 def _refill(x, words, at):
-    """Take a word if the state has run low. Past the end it takes the last one; the caller looks at `at` afterwards."""
+    """Take a word if the state has run low."""
     low = x < _LOW
-    word = np.uint32(words[min(at, np.uint64(words.shape[0] - 1))])
+    word = _word(words, at)
     return ((x << np.uint32(16)) | word if low else x), at + np.uint64(low)
 
 
@@ -141,20 +149,46 @@ def _escape(x, union, reach, words, at):
 
 
 @njit(**JIT)
-def decode_points(words, length, classes, coded, step, slots, points, reach, out):
+def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out):
+    """Decode LANES symbols at a time from element t on, as long as there are words for all, and none is an escape or of
+    a class above `coded`.
+
+    lanes : uint32[2 * LANES], the states of the lanes, then those of their trellises; left as they are after the last
+    group. Returns where the next element and the next word are.
+    """
+    second, trellises = np.uint64(WIDTH), np.uint64(LANES)
+    group = np.uint64(LANES)
+    elements, length = np.uint64(out.shape[0]), np.uint64(words.shape[0])
+    x, y = load(lanes, np.uint64(0)), load(lanes, second)
+    s, r = load(lanes, trellises), load(lanes, trellises + second)
+    while t + group <= elements and at + group <= length:
+        x_next, s_next, middle, escaped = four_symbols(x, s, words, at, classes, t, coded, step, slots, points, out)
+        y_next, r_next, after, also = four_symbols(
+            y, r, words, middle, classes, t + second, coded, step, slots, points, out
+        )
+        if escaped | also:
+            break
+        x, y, s, r, at = x_next, y_next, s_next, r_next, after
+        t += group
+    store(x, lanes, np.uint64(0))
+    store(y, lanes, second)
+    store(s, lanes, trellises)
+    store(r, lanes, trellises + second)
+    return t, at
+
+
+@njit(**JIT)
+def decode_points(words, classes, coded, step, slots, points, reach, out):
     """Decode the reconstruction points of one tile.
 
     Parameters
     ----------
-    words : uint16[>= length + n]
-        The tile's stream, and a zero for each element: what a damaged stream may ask for without being asked back.
-    length : int
-        Words of the stream, at least 2 * LANES.
+    words : uint16[length]
+        The tile's stream, at least 2 * LANES words.
     classes : uint8[n]
         Class of each element, in coding order.
-    coded : int or None
-        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes. None if no
-        class is above: the kernel compiled for that is faster.
+    coded : int
+        Highest class with a table of its own; above, one more low bit of k is raw for each 8 classes.
     step : uint8[2 * states]
         The trellis.
     slots : uint32[C * 4096]
@@ -170,32 +204,34 @@ def decode_points(words, length, classes, coded, step, slots, points, reach, out
     -------
     status : OK, or DAMAGED if the stream does not end where the tile does
     """
-    lanes = np.empty(LANES, np.uint32)
-    states = np.zeros(LANES, np.uint32)
+    lanes = np.zeros(2 * LANES, np.uint32)
     for i in range(LANES):
         lanes[i] = np.uint32(words[2 * i]) | (np.uint32(words[2 * i + 1]) << np.uint32(16))
     at = np.uint64(2 * LANES)
-    last = np.uint64(length)
-    # Unsigned indices throughout (a signed one is tested for being negative), and no branch in the usual case.
-    for i in range(out.shape[0]):
-        t = np.uint64(i)
+    last, elements = np.uint64(words.shape[0]), np.uint64(out.shape[0])
+    highest = np.uint32(coded)
+    t, alone = np.uint64(0), np.uint64(0)
+    # Unsigned indices throughout: a signed one is tested for being negative.
+    while t < elements:
+        if t >= alone:
+            start = t
+            t, at = _decode_groups(t, lanes, words, at, classes, highest, step, slots, points, out)
+            # What has stopped it goes symbol by symbol, and so does more where the next group would stop it as well.
+            alone = t + np.uint64(LANES if t > start else 8 * LANES)
+            if t >= elements:
+                break
         lane = t & np.uint64(LANES - 1)
         x = lanes[lane]
-        s = states[lane]
+        s = lanes[lane + np.uint64(LANES)]
         c = np.uint32(classes[t])
         m = np.uint32(0)
         context = (c << np.uint32(1)) | (s & np.uint32(1))
-        if coded is not None:
-            highest = np.uint32(coded)
-            if c > highest:
-                m = (c - highest + np.uint32(7)) >> np.uint32(3)
-                context = ((c - (m << np.uint32(3))) << np.uint32(1)) | np.uint32(1)
+        if c > highest:
+            m = (c - highest + np.uint32(7)) >> np.uint32(3)
+            context = ((c - (m << np.uint32(3))) << np.uint32(1)) | np.uint32(1)
         e = slots[np.uint64((context << np.uint32(12)) | (x & _MASK))]
         x = (e & _MASK) * (x >> np.uint32(12)) + ((e >> np.uint32(12)) & _MASK)
-        word = np.uint32(words[at])
-        low = x < _LOW
-        x = (x << np.uint32(16)) | word if low else x
-        at += np.uint64(low)
+        x, at = _refill(x, words, at)
         symbol = e >> np.uint32(24)
         point = points[np.uint64((context << np.uint32(8)) | symbol)]
         parity = symbol & np.uint32(1)
@@ -212,7 +248,8 @@ def decode_points(words, length, classes, coded, step, slots, points, reach, out
             parity = np.uint32(k & 1)
         out[t] = point
         lanes[lane] = x
-        states[lane] = step[np.uint64((s << np.uint32(1)) | parity)]
+        lanes[lane + np.uint64(LANES)] = step[np.uint64((s << np.uint32(1)) | parity)]
+        t += np.uint64(1)
     if at != last:
         return DAMAGED
     for i in range(LANES):

@@ -37,11 +37,9 @@ def encode(k: np.ndarray, classes: np.ndarray, unions: np.ndarray, family: table
 def decode(words: np.ndarray, classes: np.ndarray, states: int, family: tables.Family) -> tuple[np.ndarray, int]:
     """The kernel: points in steps, and the status."""
     out = np.full(classes.size, np.nan, np.float32)
-    padded = np.append(words, np.zeros(classes.size)).astype(np.uint16)
     step = trellis(states).step
-    coded = CODED if (classes > CODED).any() else None
     status = rans.decode_points(
-        padded, words.size, classes.astype(np.uint8), coded, step, family.slots, family.points, family.reach, out
+        words, classes.astype(np.uint8), CODED, step, family.slots, family.points, family.reach, out
     )
     return out, status
 
