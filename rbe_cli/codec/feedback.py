@@ -75,8 +75,8 @@ class Feedback:
         family, t = tables.family(parameters.family), trellis(parameters.states)
         shape = classes.shape
         w = _stack("fed", tiles)
-        outer = _stack("outer scales", [scan.outer for scan in scans])
-        inner = _stack("inner scales", [scan.inner for scan in scans])
+        outer = _stack("outer scales", [scan.line_scales[0] for scan in scans])
+        inner = _stack("inner scales", [scan.line_scales[1] for scan in scans])
         kernels.search(
             w, errors, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.price,
             t.butterflies, t.back, window, min(_AHEAD, window // 3), LANES, scratch("x", shape, np.float32),

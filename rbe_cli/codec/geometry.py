@@ -97,14 +97,18 @@ class Geometry:
 
 
 class Scan:
-    """Classes and steps of a tile's elements in coding order. A thread works with one scan at a time, and what its
-    methods return is good until the next call.
+    """Classes and steps of a tile's elements in coding order. A thread works with one scan at a time, and what it
+    returns is good until the next call.
 
     Attributes
     ----------
-    classes : uint8[n]
-    outer, inner : float32
-        The step of an element is the product of that of its outer (slow) and its inner (fast) index.
+    line_classes : (int32, int32)
+        Of the outer (slow) and the inner (fast) index; the class of an element is base + their sum.
+    line_scales : (float32, float32)
+        The step of an element is the product of that of its outer and its inner index.
+    strides : (int, int)
+        Where an element is in the tile, flat, by rows.
+    base : int
     """
 
     def __init__(
@@ -116,20 +120,20 @@ class Scan:
         strides: tuple[int, int],
         base: int,
     ) -> None:
-        classes = scratch("scan", (outer_class.size, inner_class.size), np.uint8)
-        field_kernels.classify(outer_class, inner_class, base, tables.MAX_CLASS, classes)
-        self.classes = classes.ravel()
-        self.outer, self.inner = outer_scale, inner_scale
-        self._strides = strides
+        self.line_classes = outer_class, inner_class
+        self.line_scales = outer_scale, inner_scale
+        self.strides = strides
+        self.base = base
+
+    def classes(self) -> NDArray[np.uint8]:
+        """Class of every element, uint8[n]."""
+        outer, inner = self.line_classes
+        classes = scratch("scan", (outer.size, inner.size), np.uint8)
+        field_kernels.classify(outer, inner, self.base, tables.MAX_CLASS, classes)
+        return classes.ravel()
 
     def divide(self, w: NDArray[np.float32]) -> NDArray[np.float32]:
         """Weights [rows, columns] of the tile, in steps, in coding order."""
-        out = scratch("divided", (self.classes.size,), np.float32)
-        field_kernels.divide(w.ravel(), self._strides, self.outer, self.inner, out)
-        return out
-
-    def multiply(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inverse of `divide`: weights, flat, by rows."""
-        out = scratch("weights", (self.classes.size,), np.float32)
-        field_kernels.multiply(points, self._strides, self.outer, self.inner, out)
+        out = scratch("divided", (w.size,), np.float32)
+        field_kernels.divide(w.ravel(), self.strides, *self.line_scales, out)
         return out

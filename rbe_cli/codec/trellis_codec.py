@@ -29,6 +29,7 @@ from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels import rans
 from rbe_cli.kernels import trellis as trellis_kernels
+from rbe_cli.kernels.tile import decode_tile
 
 #: Tiles searched side by side, at most: their lanes fill the vector registers.
 GROUP = 4
@@ -148,7 +149,7 @@ def _encode_group(
         else:
             fed.append(w.T)
             scans.append(scan)
-        _deal(scan.classes, classes[:, part])
+        _deal(scan.classes(), classes[:, part])
     symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
     if feedback is None:
         _search(x, classes, parameters, symbols, unions)
@@ -172,7 +173,7 @@ def _encode_one_by_one(
         classes = scratch("classes", shape, np.uint8)
         classes.fill(_ABSENT)
         scan = geometry.scan(tile, parameters)
-        _deal(scan.classes, classes)
+        _deal(scan.classes(), classes)
         symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
         w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom))
         feedback.search([scan], [w], tile.top, classes, parameters, symbols, unions, errors)
@@ -245,14 +246,14 @@ class ValueDecoder:
         if len(stream) % 2 or len(stream) < 4 * rans.LANES:
             raise Damage("tile is cut short")
         scan = self.geometry.scan(tile, self.parameters)
-        points = scratch("points", (tile.size,), np.float32)
-        status = rans.decode_points(
-            np.frombuffer(stream, "<u2"), scan.classes, tables.CLASSES, self.step,
-            self.family.slots, self.family.points, self.family.reach, points,
+        weights = scratch("weights", (tile.size,), np.float32)
+        status = decode_tile(
+            np.frombuffer(stream, "<u2"), scan.line_classes, scan.base, tables.MAX_CLASS, tables.CLASSES, self.step,
+            self.family.slots, self.family.points, self.family.reach, scan.line_scales, scan.strides, weights,
         )  # fmt: skip
         if status != rans.OK:
             raise Damage("tile is damaged")
-        return scan.multiply(points).reshape(tile.bottom - tile.top, tile.right - tile.left)
+        return weights.reshape(tile.bottom - tile.top, tile.right - tile.left)
 
 
 def open_values(first_chunk: bytes, parameters: Parameters) -> tuple[ValueDecoder, bytes]:

@@ -54,6 +54,15 @@ def column_powers(w, total):
 
 
 @njit(**JIT)
+def classify_line(outer, inner_class, highest, classes):
+    """Classes of a line of the scan, to uint8[inner]: `outer` is base + class of its outer index; see `classify`."""
+    for j in range(inner_class.shape[0]):
+        c = np.int32(outer + inner_class[j])
+        kept = min(max(c, np.int32(1)), np.int32(highest))
+        classes[j] = np.uint8(kept) if c > np.int32(-(1 << 20)) else np.uint8(0)
+
+
+@njit(**JIT)
 def classify(outer_class, inner_class, base, highest, classes):
     """Class of every element of a tile, in coding order.
 
@@ -68,23 +77,19 @@ def classify(outer_class, inner_class, base, highest, classes):
         Written.
     """
     for i in range(outer_class.shape[0]):
-        outer = np.int32(base) + outer_class[i]
-        row = classes[i]
-        for j in range(inner_class.shape[0]):
-            c = outer + inner_class[j]
-            kept = min(max(c, np.int32(1)), np.int32(highest))
-            row[j] = np.uint8(kept) if c > np.int32(-(1 << 20)) else np.uint8(0)
+        classify_line(np.int32(base + outer_class[i]), inner_class, highest, classes[i])
 
 
 @njit(**JIT)
-def _divide_row(w, outer, inner_scale, out):
+def _divide_line(w, outer, inner_scale, out):
     for j in range(inner_scale.shape[0]):
         step = outer * inner_scale[j]
         out[j] = w[j] / step if step > 0 else np.float32(0)
 
 
 @njit(**JIT)
-def _multiply_row(points, outer, inner_scale, out):
+def multiply_line(points, outer, inner_scale, out):
+    """Inverse of `divide` on a line of the scan, or a part of one."""
     for j in range(inner_scale.shape[0]):
         out[j] = points[j] * (outer * inner_scale[j])
 
@@ -101,22 +106,9 @@ def divide(w, strides, outer_scale, inner_scale, out):
         row = out[i * n : (i + 1) * n]
         if strides[1] == 1:
             # The usual order by a loop of its own: side by side in memory, the elements fill the vector registers.
-            _divide_row(w[i * strides[0] : i * strides[0] + n], outer, inner_scale, row)
+            _divide_line(w[i * strides[0] : i * strides[0] + n], outer, inner_scale, row)
         else:
-            _divide_row(w[i * strides[0] :: strides[1]], outer, inner_scale, row)
-
-
-@njit(**JIT)
-def multiply(points, strides, outer_scale, inner_scale, out):
-    """Inverse of `divide`: float32[n] in coding order to weights."""
-    n = inner_scale.shape[0]
-    for i in range(outer_scale.shape[0]):
-        outer = outer_scale[i]
-        row = points[i * n : (i + 1) * n]
-        if strides[1] == 1:
-            _multiply_row(row, outer, inner_scale, out[i * strides[0] : i * strides[0] + n])
-        else:
-            _multiply_row(row, outer, inner_scale, out[i * strides[0] :: strides[1]])
+            _divide_line(w[i * strides[0] :: strides[1]], outer, inner_scale, row)
 
 
 @njit(**JIT)

@@ -7,13 +7,18 @@ consecutive words to chosen lanes (AVX-512), it is used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
 
 WIDTH = 4
+#: Not what it is to a type checker: what it decorates takes all arguments but the first.
+intrinsic: Any = numba_intrinsic
 _SLOT_BITS, _SYMBOL_BITS, _WORD_BITS = 12, 8, 16
 
 _WORD, _INDEX = ir.IntType(32), ir.IntType(64)

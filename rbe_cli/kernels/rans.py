@@ -178,13 +178,40 @@ def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out
 
 
 @njit(**JIT)
-def decode_points(words, classes, coded, step, slots, points, reach, out):
-    """Decode the reconstruction points of one tile.
+def start(words, lanes):
+    """Begin to decode uint16[length], at least 2 * LANES words: fills uint32[2 * LANES], returns the next word's place.
+
+    The first half of `lanes` are the states of the lanes, the second those of their trellises.
+    """
+    for i in range(LANES):
+        lanes[i] = np.uint32(words[2 * i]) | (np.uint32(words[2 * i + 1]) << np.uint32(16))
+        lanes[LANES + i] = np.uint32(0)
+    return np.uint64(2 * LANES)
+
+
+@njit(**JIT)
+def status(words, at, lanes):
+    """After the last symbol: OK, or DAMAGED if this is not where a stream ends."""
+    if at != np.uint64(words.shape[0]):
+        return DAMAGED
+    for i in range(LANES):
+        if lanes[i] != _LOW:
+            return DAMAGED
+    return OK
+
+
+@njit(**JIT)
+def decode_points(words, at, lanes, classes, coded, step, slots, points, reach, out):
+    """Decode the reconstruction points of a tile, or of its next elements; but for the last, LANES or a multiple of it.
 
     Parameters
     ----------
     words : uint16[length]
-        The tile's stream, at least 2 * LANES words.
+        The tile's stream.
+    at : uint64
+        Place of the next word.
+    lanes : uint32[2 * LANES]
+        States of the lanes, then of their trellises; see `start`. Updated.
     classes : uint8[n]
         Class of each element, in coding order.
     coded : int
@@ -202,22 +229,19 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
 
     Returns
     -------
-    status : OK, or DAMAGED if the stream does not end where the tile does
+    at : uint64
+        Place of the next word. Beyond the end the stream is damaged, and not all may be written.
     """
-    lanes = np.zeros(2 * LANES, np.uint32)
-    for i in range(LANES):
-        lanes[i] = np.uint32(words[2 * i]) | (np.uint32(words[2 * i + 1]) << np.uint32(16))
-    at = np.uint64(2 * LANES)
     last, elements = np.uint64(words.shape[0]), np.uint64(out.shape[0])
     highest = np.uint32(coded)
     t, alone = np.uint64(0), np.uint64(0)
     # Unsigned indices throughout: a signed one is tested for being negative.
     while t < elements:
         if t >= alone:
-            start = t
+            before = t
             t, at = _decode_groups(t, lanes, words, at, classes, highest, step, slots, points, out)
             # What has stopped it goes symbol by symbol, and so does more where the next group would stop it as well.
-            alone = t + np.uint64(LANES if t > start else 8 * LANES)
+            alone = t + np.uint64(LANES if t > before else 8 * LANES)
             if t >= elements:
                 break
         lane = t & np.uint64(LANES - 1)
@@ -243,16 +267,11 @@ def decode_points(words, classes, coded, step, slots, points, reach, out):
                 k = (k << np.int64(m)) | (np.int64(x) & ((np.int64(1) << np.int64(m)) - 1))
                 x, at = _refill(x >> m, words, at)
             if at > last:
-                return DAMAGED
+                return at
             point = np.float32(2 * k + np.int64(s & np.uint32(1)))
             parity = np.uint32(k & 1)
         out[t] = point
         lanes[lane] = x
         lanes[lane + np.uint64(LANES)] = step[np.uint64((s << np.uint32(1)) | parity)]
         t += np.uint64(1)
-    if at != last:
-        return DAMAGED
-    for i in range(LANES):
-        if lanes[i] != _LOW:
-            return DAMAGED
-    return OK
+    return at

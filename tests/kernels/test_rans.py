@@ -37,11 +37,18 @@ def encode(k: np.ndarray, classes: np.ndarray, unions: np.ndarray, family: table
 def decode(words: np.ndarray, classes: np.ndarray, states: int, family: tables.Family) -> tuple[np.ndarray, int]:
     """The kernel: points in steps, and the status."""
     out = np.full(classes.size, np.nan, np.float32)
-    step = trellis(states).step
-    status = rans.decode_points(
-        words, classes.astype(np.uint8), CODED, step, family.slots, family.points, family.reach, out
-    )
-    return out, status
+    lanes = np.empty(2 * rans.LANES, np.uint32)
+    at = np.uint64(rans.start(words, lanes))
+    # In two parts, as a tile is decoded.
+    middle = classes.size // 2 // rans.LANES * rans.LANES
+    for part in (slice(0, middle), slice(middle, None)):
+        if at <= words.size:
+            after = rans.decode_points(
+                words, at, lanes, classes[part].astype(np.uint8), CODED, trellis(states).step,
+                family.slots, family.points, family.reach, out[part],
+            )  # fmt: skip
+            at = np.uint64(after)
+    return out, rans.status(words, at, lanes)
 
 
 def walk(k: np.ndarray, states: int) -> np.ndarray:
