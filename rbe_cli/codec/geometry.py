@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import tables
-from rbe_cli.codec.parameters import SHAPING_UNIT, Parameters
+from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.scale_field import ZERO, Axis
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.workspace import scratch
@@ -17,8 +17,7 @@ from rbe_cli.kernels import field as field_kernels
 #: Float32 constants of the format: 2^(i / 8).
 _EIGHTHS = np.array([2.0 ** (i / 8) for i in range(8)], np.float32)
 
-#: Entries of an axis that are worked on at once.
-_PIECE = 1 << 20
+_NONE = np.empty(0, np.int32)
 
 
 def shaped(axis: Axis, shaping: int, importance: Axis | None = None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -26,30 +25,19 @@ def shaped(axis: Axis, shaping: int, importance: Axis | None = None) -> tuple[ND
 
     Where the axis is ZERO, A is 0 and the class stays ZERO.
     """
-    live = axis.exponents != ZERO
-    steps = (shaping * axis.exponents + SHAPING_UNIT // 2) >> 4
-    if importance is not None:
-        steps = steps + importance.exponents
-    steps = np.where(live, steps, 0).astype(np.int32)
-    return steps, np.where(live, axis.exponents - steps, ZERO).astype(np.int32)
-
-
-def scales(exponents: NDArray[np.int32], live: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """2^(A / 8) in float32, 0 where nothing lives."""
-    factor = np.ldexp(_EIGHTHS[exponents & 7], exponents >> 3).astype(np.float32)
-    return np.where(live, factor, np.float32(0))
+    steps, classes = np.empty(axis.exponents.size, np.int32), np.empty(axis.exponents.size, np.int32)
+    added = importance.exponents if importance else _NONE
+    field_kernels.shape_exponents(axis.exponents, shaping, added, ZERO, steps, classes)
+    return steps, classes
 
 
 def _classes_and_scales(
     axis: Axis, shaping: int, importance: Axis | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Class exponents and 2^(A / 8) of an axis, piece by piece: an axis may be as long as its tensor."""
-    classes, factors = np.empty(axis.exponents.size, np.int32), np.empty(axis.exponents.size, np.float32)
-    for at in range(0, classes.size, _PIECE):
-        part = slice(at, at + _PIECE)
-        added = Axis(importance.exponents[part], importance.shift) if importance else None
-        steps, classes[part] = shaped(Axis(axis.exponents[part], axis.shift), shaping, added)
-        factors[part] = scales(steps, classes[part] != ZERO)
+    """Class exponents and 2^(A / 8) of an axis."""
+    steps, classes = shaped(axis, shaping, importance)
+    factors = np.empty(steps.size, np.float32)
+    field_kernels.scales_of(steps, classes, ZERO, _EIGHTHS, factors)
     return classes, factors
 
 

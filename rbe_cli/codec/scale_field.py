@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Domain
 from rbe_cli.errors import Damage
-from rbe_cli.kernels.field import column_powers, sweep
+from rbe_cli.kernels.field import column_powers, sweep, unpack_exponents
 
 #: Exponent of a row or column of zeros.
 ZERO = -(1 << 24)
@@ -159,13 +159,9 @@ def decode_axis(data: bytes, n: int) -> Axis:
         raise Damage("scale field: unknown form")
     shift, marked = data[0] & 3, data[0] >> 2
     stored = decode_integers(data[1:], n + marked)
-    dead = stored[1:] == stored[0] if marked else np.zeros(n, np.bool_)
-    exponents = stored[marked:]
-    exponents[dead] = 0
-    if exponents.max(initial=0) > MAX_EXPONENT or exponents.min(initial=0) < -MAX_EXPONENT:
+    exponents = np.empty(n, np.int32)
+    if not unpack_exponents(stored, marked, shift, MAX_EXPONENT, ZERO, exponents):
         raise Damage("scale field: exponent out of range")
-    exponents <<= shift
-    exponents[dead] = ZERO
     return Axis(exponents, shift)
 
 

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from rbe_cli.errors import Damage
 from rbe_cli.kernels import range_coder
 
-#: Entries that are summed up at once.
-_PIECE = 1 << 20
-
 
 def encode_integers(values: NDArray[np.int32], delta: bool) -> bytes:
     """Code int32[n]. The caller keeps n.
@@ -34,14 +31,9 @@ def decode_integers(data: bytes, n: int) -> NDArray[np.int32]:
     """Inverse of `encode_integers`. Raises Damage."""
     if not data or data[0] > 1:
         raise Damage("side information: unknown mode")
-    values = np.zeros(n, np.int32)
+    values = np.empty(n, np.int32)
     if not range_coder.decode_integers(np.frombuffer(data, np.uint8)[1:], values):
         raise Damage("side information: damaged")
-    before = 0
-    for at in range(0, n if data[0] else 0, _PIECE):
-        total = np.cumsum(values[at : at + _PIECE], dtype=np.int64) + before
-        if total.min() < -(1 << 31) or total.max() >= 1 << 31:
-            raise Damage("side information: number out of range")
-        values[at : at + _PIECE] = total
-        before = total[-1]
+    if data[0] and not range_coder.add_up(values):
+        raise Damage("side information: number out of range")
     return values

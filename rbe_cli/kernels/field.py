@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -51,6 +53,47 @@ def column_powers(w, total):
         for j in range(w.shape[1]):
             v = np.float64(w[i, j])
             total[j] += v * v
+
+
+@njit(**JIT)
+def unpack_exponents(stored, marked, shift, highest, zero, exponents):
+    """Exponents of an axis, int32[n], from the integers of its stored form.
+
+    stored : int32[n] exponents >> shift, or with `marked` int32[1 + n], the first the mark of those that are `zero`.
+    Returns whether all are within +-highest.
+    """
+    for i in range(exponents.shape[0]):
+        value = stored[i + marked]
+        if marked and value == stored[0]:
+            exponents[i] = zero
+        elif -highest <= value <= highest:
+            exponents[i] = value << shift
+        else:
+            return False
+    return True
+
+
+@njit(**JIT)
+def shape_exponents(exponents, shaping, importance, zero, steps, classes):
+    """Step exponents A = ((shaping E + 8) >> 4) + importance and class exponents E - A; of `zero`, 0 and `zero`.
+
+    exponents, importance, steps, classes : int32[n]; `importance` may be empty.
+    """
+    for i in range(exponents.shape[0]):
+        exponent = exponents[i]
+        step = (shaping * exponent + 8) >> 4
+        if importance.shape[0]:
+            step += importance[i]
+        steps[i] = 0 if exponent == zero else step
+        classes[i] = zero if exponent == zero else exponent - step
+
+
+@njit(**JIT)
+def scales_of(steps, classes, zero, eighths, scales):
+    """2^(A / 8), float32[n], and 0 where the class is `zero`; `eighths` are 2^(i / 8), float32[8]."""
+    for i in range(steps.shape[0]):
+        scale = math.ldexp(np.float64(eighths[steps[i] & 7]), steps[i] >> 3)
+        scales[i] = np.float32(0) if classes[i] == zero else np.float32(scale)
 
 
 @njit(**JIT)

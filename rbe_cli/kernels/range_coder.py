@@ -205,3 +205,15 @@ def decode_integers(data, values):
         values[t] = -1 - rest if negative else rest + 1
         before = np.int64(1)
     return state[2] >= np.uint64(data.shape[0])
+
+
+@njit(**JIT)
+def add_up(values):
+    """Turn differences, int32[n], into what they are the differences of. Returns False if one does not fit."""
+    total = np.int64(0)
+    for t in range(values.shape[0]):
+        total += values[t]
+        if total < -(1 << 31) or total >= 1 << 31:
+            return False
+        values[t] = total
+    return True
