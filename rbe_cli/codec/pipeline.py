@@ -105,12 +105,17 @@ class Pipeline:
             self.structure.subtract(w, top)
         return self.transform.forward(w)
 
-    def inverse(self, values: NDArray[np.float32], top: int) -> NDArray[np.float32]:
-        """The weights of rows top, top + 1, ..."""
+    def inverse(
+        self, values: NDArray[np.float32], top: int, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """The weights of rows top, top + 1, ..., in `out` or else good until this thread's next call."""
         w = self.transform.inverse(values)
         if self.structure is not None:
-            self.structure.add(w, top)
-        return w
+            return self.structure.add(w, top, out)
+        if out is None:
+            return w
+        out[...] = w
+        return out
 
 
 class Piped:

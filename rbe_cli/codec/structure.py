@@ -102,11 +102,11 @@ class LowRank:
         """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""
         add_product(self.left[top : top + w.shape[0]], self.right, np.float32(-1), w)
 
-    def add(self, w: NDArray[np.float32], top: int) -> None:
-        """Add it to rows top, top + 1, ... in place: by the library's product, which is fast."""
-        part = scratch("low rank", w.shape, np.float32)
+    def add(self, w: NDArray[np.float32], top: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Rows top, top + 1, ... plus it, in `out` or else in place: by the library's product, which is fast."""
+        part = scratch("low rank", w.shape, np.float32) if out is None else out
         np.matmul(self.left[top : top + w.shape[0]], self.right, out=part)
-        w += part
+        return np.add(w, part, out=w if out is None else out)
 
 
 class Factors:

@@ -292,10 +292,14 @@ class TileDecoder:
         self._pipeline = pipeline
         self.parameters = values.parameters
 
-    def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
-        """Weights of a tile, float32[rows, columns], good until this thread's next call. Raises Damage."""
-        values = self._values.values(stream, tile)
-        return values if self._pipeline is None else self._pipeline.inverse(values, tile.top)
+    def decode(self, stream: bytes, tile: Tile, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Weights of a tile, float32[rows, columns], in `out` or else good until this thread's next call.
+
+        Raises Damage.
+        """
+        if self._pipeline is None:
+            return self._values.values(stream, tile, out)
+        return self._pipeline.inverse(self._values.values(stream, tile), tile.top, out)
 
 
 def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trellis") -> tuple[Decoder, Grid]:

@@ -241,19 +241,23 @@ class ValueDecoder:
         self.family = tables.family(parameters.family)
         self.step = trellis(parameters.states).step
 
-    def values(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
-        """What was quantised of a tile, float32[rows, columns], good until this thread's next call. Raises Damage."""
+    def values(self, stream: bytes, tile: Tile, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """What was quantised of a tile, float32[rows, columns], in `out` or else good until this thread's next call.
+
+        Raises Damage.
+        """
         if len(stream) % 2 or len(stream) < 4 * rans.LANES:
             raise Damage("tile is cut short")
         scan = self.geometry.scan(tile, self.parameters)
-        weights = scratch("weights", (tile.size,), np.float32)
+        if out is None:
+            out = scratch("weights", (tile.bottom - tile.top, tile.right - tile.left), np.float32)
         status = decode_tile(
             np.frombuffer(stream, "<u2"), scan.line_classes, scan.base, tables.MAX_CLASS, tables.CLASSES, self.step,
-            self.family.slots, self.family.points, self.family.reach, scan.line_scales, scan.strides, weights,
+            self.family.slots, self.family.points, self.family.reach, scan.line_scales, scan.strides, out.reshape(-1),
         )  # fmt: skip
         if status != rans.OK:
             raise Damage("tile is damaged")
-        return weights.reshape(tile.bottom - tile.top, tile.right - tile.left)
+        return out
 
 
 def open_values(first_chunk: bytes, parameters: Parameters) -> tuple[ValueDecoder, bytes]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.codec import lossless, tensor_codec
-from rbe_cli.codec.tensor_codec import Decoder
+from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
@@ -66,9 +66,12 @@ class StoredTensor:
 
     def tiles(self) -> tuple[Decoder, Grid]:
         """The decoder and the grid of a lossily coded tensor; `stream` gives what the decoder takes."""
+        return self._open(self.file.chunk(self.record.first_chunk))
+
+    def _open(self, first_chunk: bytes) -> tuple[Decoder, Grid]:
         record = self.record
         with located(self.where), np.errstate(all="ignore"):
-            decoder, grid = tensor_codec.open_tensor(self.file.chunk(record.first_chunk), record.shape, record.codec)
+            decoder, grid = tensor_codec.open_tensor(first_chunk, record.shape, record.codec)
         if record.chunks != 1 + (0 if record.codec == "lowrank" else len(grid)):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
         return decoder, grid
@@ -82,14 +85,19 @@ class StoredTensor:
     def _tiles(self) -> Iterator[Piece]:
         if self.record.dtype not in dtypes.FLOATS:
             raise CorruptFile(f"{self.where}: cannot be coded this way")
-        decoder, grid = self.tiles()
-        for i, tile in enumerate(grid):
-            yield Piece(tile.size, self._tile_job(decoder, self.stream(i), tile))
+        chunks = self.file.chunks(self.record)
+        decoder, grid = self._open(next(chunks, b""))
+        for tile in grid:
+            yield Piece(tile.size, self._tile_job(decoder, next(chunks, b""), tile))
 
     def _tile_job(self, decoder: Decoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:
             # What no encoder writes may overflow on the way; it stays what it is.
             with located(self.where), np.errstate(all="ignore"):
+                if self.record.dtype == "F32" and isinstance(decoder, TileDecoder):
+                    # As decoded: into an array of its own, which saves the copy.
+                    out = np.empty((tile.bottom - tile.top, tile.right - tile.left), np.float32)
+                    return decoder.decode(stream, tile, out).view(np.uint8).ravel()
                 weights = decoder.decode(stream, tile)
                 return dtypes.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
 
@@ -100,10 +108,10 @@ class StoredTensor:
         if record.chunks != lossless.chunk_count(record.dtype, record.shape):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
         left = dtypes.count(record.shape)
-        for i in range(record.chunks):
+        for i, chunk in enumerate(self.file.chunks(record)):
             elements = min(lossless.CHUNK, left)
             left -= elements
-            yield Piece(elements, self._chunk_job(self.file.chunk(record.first_chunk + i), i))
+            yield Piece(elements, self._chunk_job(chunk, i))
 
     def _chunk_job(self, chunk: bytes, index: int) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:

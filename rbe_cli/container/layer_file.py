@@ -190,16 +190,22 @@ class LayerFile:
         return TensorRecord(name, dtype, tuple(shape), codec, at, chunks, same_as)
 
     def chunks(self, record: TensorRecord) -> Iterator[bytes]:
-        """A tensor's chunks, each checked against its CRC."""
+        """A tensor's chunks, each checked against its CRC. The file stays open until the last one."""
+        # Not for longer: a model has more layers than a process may have files open.
+        file = PlainFile(self.path)
         for i in range(record.first_chunk, record.first_chunk + record.chunks):
-            yield self.chunk(i)
+            yield self._chunk(i, file)
+        file.close()
 
     def chunk(self, index: int) -> bytes:
         """One chunk, checked against its CRC."""
-        # Opened for this moment: a model has more layers than a process may have files open.
         file = PlainFile(self.path)
-        data = bytes(file.read(int(self._offsets[index]), int(self._lengths[index])))
+        data = self._chunk(index, file)
         file.close()
+        return data
+
+    def _chunk(self, index: int, file: PlainFile) -> bytes:
+        data = bytes(file.read(int(self._offsets[index]), int(self._lengths[index])))
         if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
             raise self._fail(f"chunk {index} is damaged (checksum)")
         return data

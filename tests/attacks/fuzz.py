@@ -269,6 +269,9 @@ class _Chunks:
     def chunk(self, index: int) -> bytes:
         return self._chunks[index]
 
+    def chunks(self, record: TensorRecord) -> Iterator[bytes]:
+        yield from self._chunks[record.first_chunk : record.first_chunk + record.chunks]
+
 
 def _golden_tensors() -> list[tuple[str, str, tuple[int, ...], list[bytes]]]:
     """(codec, dtype, shape, chunks) of all golden tensors that are not too large to be fuzzed quickly."""
@@ -344,7 +347,7 @@ def _stream(parameters: Parameters, geometry: Geometry, tile: Tile, symbols: lis
     flat = np.zeros(rows * lanes, np.int32)
     flat[: tile.size] = np.resize(np.array(symbols, np.int64), tile.size).astype(np.int32)
     classes = np.zeros(rows * lanes, np.uint8)
-    classes[: tile.size] = geometry.scan(tile, parameters).classes
+    classes[: tile.size] = geometry.scan(tile, parameters).classes()
     flat[classes == 0] = 0
     k, unions = flat.reshape(rows, lanes), np.zeros((rows, lanes), np.uint8)
     step, state = trellis(parameters.states).step, np.zeros(lanes, np.int64)
