@@ -6,6 +6,7 @@ order of rounding matters. Each returns exactly, bit for bit, what its kernel do
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -301,6 +302,28 @@ def decode_tile(
     return out, coder.finished()
 
 
+def four_symbols(
+    lanes: Sequence[tuple[int, int]], words: Sequence[int], at: int, classes: Sequence[int], coded: int, states: int,
+    slots: np.ndarray, points: np.ndarray,
+) -> tuple[list[tuple[int, int]], int, list[np.float32], bool]:  # fmt: skip
+    """The next symbol of some lanes (state, trellis state): lanes, place of the next word, points, and whether one of
+    them is an escape or of a class above `coded`; all but that is then of no account."""
+    after, out, escaped = [], [], False
+    for (x, s), c in zip(lanes, classes, strict=True):
+        context = 2 * c + (s & 1)
+        if c > coded:
+            return [], 0, [], True
+        entry = int(slots[context << 12 | x & 4095])
+        symbol = entry >> 24
+        escaped |= symbol == 0
+        left = (entry & 4095) * (x >> 12) + (entry >> 12 & 4095)
+        if left < 1 << 16:
+            left, at = left << 16 | words[at], at + 1
+        out.append(points[context << 8 | symbol])
+        after.append((left, next_state(states, s, symbol & 1)))
+    return after, at, out, escaped
+
+
 def encode_bytes(data: Sequence[int], freq: Sequence[int]) -> list[int]:
     """Words of order-0 coded bytes."""
     coder = RansEncoder()
@@ -383,6 +406,12 @@ def encode_integers(values: Sequence[int]) -> bytes:
 # The scale field
 
 
+def add_up(values: Sequence[int]) -> list[int] | None:
+    """Running sums; None if one does not fit 32 bits."""
+    totals = list(itertools.accumulate(values))
+    return totals if all(-(1 << 31) <= total < 1 << 31 for total in totals) else None
+
+
 def sweep(w: np.ndarray, column_weight: np.ndarray, column_sum: np.ndarray) -> tuple[list[float], list[float]]:
     """Row powers, sum_j w_ij^2 / c_j^2, and the column sums with sum_i w_ij^2 n / row_power_i added."""
     rows, columns = [], [float(value) for value in column_sum]
@@ -397,6 +426,32 @@ def sweep(w: np.ndarray, column_weight: np.ndarray, column_sum: np.ndarray) -> t
             weight = len(row) / total
             columns = [old + v * v * weight for old, v in zip(columns, row, strict=True)]
     return rows, columns
+
+
+def unpack_exponents(stored: Sequence[int], marked: bool, shift: int, highest: int, zero: int) -> list[int] | None:
+    """Exponents of an axis; None if one is out of range."""
+    values = stored[1:] if marked else stored
+    dead = [marked and value == stored[0] for value in values]
+    if any(abs(value) > highest for value, is_dead in zip(values, dead, strict=True) if not is_dead):
+        return None
+    return [zero if is_dead else value << shift for value, is_dead in zip(values, dead, strict=True)]
+
+
+def shape_exponents(
+    exponents: Sequence[int], shaping: int, importance: Sequence[int], zero: int
+) -> tuple[list[int], list[int]]:
+    """Step exponents and class exponents of an axis."""
+    added = importance or [0] * len(exponents)
+    steps = [0 if e == zero else (shaping * e + 8) // 16 + a for e, a in zip(exponents, added, strict=True)]
+    return steps, [zero if e == zero else e - step for e, step in zip(exponents, steps, strict=True)]
+
+
+def scales_of(steps: Sequence[int], classes: Sequence[int], zero: int, eighths: np.ndarray) -> np.ndarray:
+    """2^(A / 8) in float32, by the tables of 2^(i / 8) and an exact shift, 0 where nothing lives."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.array(
+            [0 if c == zero else np.ldexp(eighths[a % 8], a // 8) for a, c in zip(steps, classes, strict=True)], _F
+        )
 
 
 def classify(outer: Sequence[int], inner: Sequence[int], base: int, highest: int) -> list[list[int]]:

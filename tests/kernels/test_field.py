@@ -57,6 +57,37 @@ def test_classify(shape: tuple[int, int], base: int) -> None:
     assert classes.tolist() == naive.classify(outer.tolist(), inner.tolist(), base, 184)
 
 
+@pytest.mark.parametrize("stored", [[], [3], [-2, 5, -2, 0, -2, 6], [0, 512, -512], [7, 513, 7], [-600, 1, -600]])
+@pytest.mark.parametrize("marked", [False, True])
+def test_unpack_exponents(stored: list[int], marked: bool) -> None:
+    expected = naive.unpack_exponents(stored, marked, 2, 512, ZERO)
+    exponents = np.full(max(len(stored) - marked, 0), 77, np.int32)
+    good = field.unpack_exponents(np.array(stored, np.int32), int(marked), 2, 512, ZERO, exponents)
+    assert good == (expected is not None)
+    assert not good or exponents.tolist() == expected
+
+
+@pytest.mark.parametrize("shaping", [0, 1, 8, 16])
+@pytest.mark.parametrize("important", [False, True])
+def test_steps_and_scales_of_an_axis(shaping: int, important: bool) -> None:
+    rng = np.random.default_rng(shaping)
+    exponents = rng.integers(-4096, 4097, 300).astype(np.int32)
+    exponents[[0, 17]] = ZERO
+    importance = rng.integers(-600, 600, 300 if important else 0).astype(np.int32)
+    steps, classes = np.empty(300, np.int32), np.empty(300, np.int32)
+    field.shape_exponents(exponents, shaping, importance, ZERO, steps, classes)
+    expected = naive.shape_exponents(exponents.tolist(), shaping, importance.tolist(), ZERO)
+    assert (steps.tolist(), classes.tolist()) == expected
+    eighths = np.exp2(np.arange(8) / 8).astype(np.float32)
+    # All that fits float32, and what is subnormal there or beyond it.
+    steps[1:] = rng.integers(-1300, 1200, 299)
+    scales = np.full(300, np.nan, np.float32)
+    field.scales_of(steps, classes, ZERO, eighths, scales)
+    assert scales.tobytes() == naive.scales_of(steps.tolist(), classes.tolist(), ZERO, eighths).tobytes()
+    for kind in (np.isinf(scales), scales == 0, (scales > 0) & (scales < 2.0**-126)):
+        assert kind.any()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_divide(shape: tuple[int, int], by_columns: bool) -> None:

@@ -81,3 +81,11 @@ def test_bytes_after_the_end_are_refused() -> None:
 def test_number_too_large_is_refused() -> None:
     """An Elias-gamma code that never ends."""
     assert decode(b"\xff" * 400, 20)[1] is False
+
+
+@given(st.lists(st.integers(-(1 << 31), LARGEST) | st.integers(-9, 9), max_size=20))
+def test_add_up(differences: list[int]) -> None:
+    values = np.array(differences, np.int32)
+    expected = naive.add_up(differences)
+    assert bool(range_coder.add_up(values)) == (expected is not None)
+    assert expected is None or values.tolist() == expected

@@ -1,0 +1,68 @@
+"""Four lanes in a vector register, with and without AVX-512, against Python integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+import pytest
+from numba import njit
+
+from rbe_cli.codec import tables
+from rbe_cli.codec.trellis import trellis
+from rbe_cli.kernels import lanes
+from tests import naive
+
+STATES = 64
+AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl", False))
+
+
+def compiled(expand: bool) -> Callable[..., Any]:
+    four_symbols = lanes.symbols_intrinsic(expand)
+
+    @njit
+    def decode(registers, words, at, classes, t, coded, step, slots, points, out):  # type: ignore[no-untyped-def]
+        """One symbol of each lane; uint32[2 * WIDTH] are their states, then those of their trellises."""
+        x, s = lanes.load(registers, np.uint64(0)), lanes.load(registers, np.uint64(4))
+        x, s, at, escaped = four_symbols(x, s, words, at, classes, t, coded, step, slots, points, out)
+        lanes.store(x, registers, np.uint64(0))
+        lanes.store(s, registers, np.uint64(4))
+        return at, escaped
+
+    return decode
+
+
+@pytest.mark.parametrize(
+    "expand", [False, pytest.param(True, marks=pytest.mark.skipif(not AVX512, reason="no AVX-512"))]
+)
+def test_like_the_twin(expand: bool) -> None:
+    decode, family, rng = compiled(expand), tables.family(1), np.random.default_rng(0)
+    words = rng.integers(0, 1 << 16, 40).astype(np.uint16)
+    seen = set()
+    for _ in range(2000):
+        # States of all sizes, so that any lanes may run low; now and then a class without tables of its own.
+        x = (rng.integers(1 << 16, 1 << 32, 4) >> rng.integers(0, 16, 4)).clip(1 << 16).astype(np.uint32)
+        s = rng.integers(0, STATES, 4).astype(np.uint32)
+        classes = rng.integers(0, tables.CLASSES + 1, 8).astype(np.uint8)
+        if rng.random() < 0.1:
+            classes[rng.integers(8)] = rng.integers(tables.CLASSES + 1, 256)
+        at, t = int(rng.integers(0, 36)), int(rng.integers(0, 5))
+        registers, out = np.concatenate((x, s)), np.full(8, np.nan, np.float32)
+        after, escaped = decode(
+            registers, words, np.uint64(at), classes, np.uint64(t), np.uint32(tables.CLASSES), trellis(STATES).step,
+            family.slots, family.points, out,
+        )  # fmt: skip
+        twin, twin_at, points, twin_escaped = naive.four_symbols(
+            list(zip(x.tolist(), s.tolist(), strict=True)), words.tolist(), at, classes[t : t + 4].tolist(),
+            tables.CLASSES, STATES, family.slots, family.points,
+        )  # fmt: skip
+        assert escaped == twin_escaped
+        assert np.isnan(np.delete(out, slice(t, t + 4))).all()
+        if not escaped:
+            assert after == twin_at
+            assert list(zip(registers[:4].tolist(), registers[4:].tolist(), strict=True)) == twin
+            assert out[t : t + 4].tolist() == points
+            seen.add(after - at)
+    assert seen == {0, 1, 2, 3, 4}
