@@ -307,20 +307,25 @@ def four_symbols(
     slots: np.ndarray, points: np.ndarray,
 ) -> tuple[list[tuple[int, int]], int, list[np.float32], bool]:  # fmt: skip
     """The next symbol of some lanes (state, trellis state): lanes, place of the next word, points, and whether one of
-    them is an escape or of a class above `coded`; all but that is then of no account."""
+    them is an escape; all but that is then of no account."""
     after, out, escaped = [], [], False
     for (x, s), c in zip(lanes, classes, strict=True):
-        context = 2 * c + (s & 1)
-        if c > coded:
-            return [], 0, [], True
+        m = raw_bits(c, coded)
+        context = 2 * (c - 8 * m) + (1 if m else s & 1)
         entry = int(slots[context << 12 | x & 4095])
         symbol = entry >> 24
         escaped |= symbol == 0
         left = (entry & 4095) * (x >> 12) + (entry >> 12 & 4095)
         if left < 1 << 16:
             left, at = left << 16 | words[at], at + 1
-        out.append(points[context << 8 | symbol])
-        after.append((left, next_state(states, s, symbol & 1)))
+        k, point = symbol - 128, points[context << 8 | symbol]
+        if m:
+            k = k << m | left & ((1 << m) - 1)
+            left, point = left >> m, _F(2 * k + (s & 1))
+            if left < 1 << 16:
+                left, at = left << 16 | words[at], at + 1
+        out.append(point)
+        after.append((left, next_state(states, s, k & 1)))
     return after, at, out, escaped
 
 

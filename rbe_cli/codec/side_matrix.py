@@ -96,5 +96,9 @@ def decode_side_matrix(data: bytes, rows: int, columns: int) -> SideMatrix:
         raise Damage("side matrix has the wrong form")
     out = np.empty((grid.rows, grid.columns), np.float32)
     for tile, chunk in zip(grid, chunks[1:], strict=True):
-        out[tile.top : tile.bottom, tile.left : tile.right] = decoder.values(chunk, tile)
+        part = out[tile.top : tile.bottom, tile.left : tile.right]
+        if part.flags.c_contiguous:
+            decoder.values(chunk, tile, part)
+        else:
+            part[...] = decoder.values(chunk, tile)
     return SideMatrix(out.reshape(rows, columns), at, parameters.step / SHIFT_UNIT)

@@ -244,6 +244,8 @@ class ValueDecoder:
     def values(self, stream: bytes, tile: Tile, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """What was quantised of a tile, float32[rows, columns], in `out` or else good until this thread's next call.
 
+        `out` must be contiguous.
+
         Raises Damage.
         """
         if len(stream) % 2 or len(stream) < 4 * rans.LANES:

@@ -150,8 +150,9 @@ def _escape(x, union, reach, words, at):
 
 @njit(**JIT)
 def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out):
-    """Decode LANES symbols at a time from element t on, as long as there are words for all, and none is an escape or of
-    a class above `coded`.
+    """Decode LANES symbols at a time from element t on, as long as none is an escape and there are words for all.
+
+    coded : uint32, or None if no class is above; see `lanes.four_symbols`.
 
     lanes : uint32[2 * LANES], the states of the lanes, then those of their trellises; left as they are after the last
     group. Returns where the next element and the next word are.
@@ -161,7 +162,8 @@ def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out
     elements, length = np.uint64(out.shape[0]), np.uint64(words.shape[0])
     x, y = load(lanes, np.uint64(0)), load(lanes, second)
     s, r = load(lanes, trellises), load(lanes, trellises + second)
-    while t + group <= elements and at + group <= length:
+    # A symbol takes two words at most.
+    while t + group <= elements and at + group + group <= length:
         x_next, s_next, middle, escaped = four_symbols(x, s, words, at, classes, t, coded, step, slots, points, out)
         y_next, r_next, after, also = four_symbols(
             y, r, words, middle, classes, t + second, coded, step, slots, points, out
@@ -234,14 +236,19 @@ def decode_points(words, at, lanes, classes, coded, step, slots, points, reach, 
     """
     last, elements = np.uint64(words.shape[0]), np.uint64(out.shape[0])
     highest = np.uint32(coded)
+    some_are_raw = False
+    for c in classes:
+        some_are_raw |= c > highest
     t, alone = np.uint64(0), np.uint64(0)
     # Unsigned indices throughout: a signed one is tested for being negative.
     while t < elements:
         if t >= alone:
-            before = t
-            t, at = _decode_groups(t, lanes, words, at, classes, highest, step, slots, points, out)
-            # What has stopped it goes symbol by symbol, and so does more where the next group would stop it as well.
-            alone = t + np.uint64(LANES if t > before else 8 * LANES)
+            if some_are_raw:
+                t, at = _decode_groups(t, lanes, words, at, classes, highest, step, slots, points, out)
+            else:
+                t, at = _decode_groups(t, lanes, words, at, classes, None, step, slots, points, out)
+            # What has stopped it goes symbol by symbol.
+            alone = t + np.uint64(LANES)
             if t >= elements:
                 break
         lane = t & np.uint64(LANES - 1)
