@@ -1,8 +1,9 @@
 """Interleaved range-variant asymmetric numeral systems (Duda, arXiv:1311.2540), with the trellis inside.
 
 Lanes have 32-bit states in [2^16, 2^32) and share one stream of 16-bit words (Giesen, arXiv:1402.3392); element t of a
-tile belongs to lane t mod LANES, and each lane walks the trellis on its own. The decoder reads forward; the encoder
-walks backward. Frequencies have FREQUENCY_BITS bits and come from integer tables only.
+tile belongs to lane t mod LANES, and each lane walks the trellis on its own. The decoder reads forward, mostly
+several lanes at once (`rbe_cli.kernels.lanes`); the encoder walks backward. Frequencies have FREQUENCY_BITS bits and
+come from integer tables only.
 """
 
 from __future__ import annotations
@@ -153,7 +154,6 @@ def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out
     """Decode LANES symbols at a time from element t on, as long as none is an escape and there are words for all.
 
     coded : uint32, or None if no class is above; see `lanes.four_symbols`.
-
     lanes : uint32[2 * LANES], the states of the lanes, then those of their trellises; left as they are after the last
     group. Returns where the next element and the next word are.
     """
