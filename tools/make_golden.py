@@ -33,6 +33,7 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid
+from rbe_cli.codec.wish import Wish
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
 from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorEntry
@@ -320,7 +321,7 @@ def _trellis(values: Floats, pool: ThreadPoolExecutor, kind: str = "none") -> li
     array = np.ascontiguousarray(values, np.float32)
     matrix = Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
     shaping = Shaping(4, 12) if kind == "none" else Shaping()
-    choice = tensor_codec.prepare(matrix, shaping, tensor_codec.Wish(kind, 16, 2, 0.1))
+    choice = tensor_codec.prepare(matrix, shaping, Wish(kind, 16, 2, 0.1))
     assert choice is not None
     return tensor_codec.start(choice, 0.1 * choice.analysis.unit, 16, pool).result().chunks
 

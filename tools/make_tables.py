@@ -20,7 +20,7 @@ from rbe_cli.codec import tables
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.kernels.trellis import RATE_REACH, search
 
-STATES = 64
+STATES = tables.STATES
 STEPS, LANES = 32768, 32
 ROUNDS = 9
 LAST_ROUNDS = 3

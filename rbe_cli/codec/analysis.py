@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from rbe_cli.codec.parameters import SIZE
 from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, ScaleField
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
-from rbe_cli.kernels.field import sweep
+from rbe_cli.kernels.field import sum_of_squares, sweep
 from rbe_cli.kernels.rans import LANES
 
 _SAMPLE_ROWS = 96
@@ -35,6 +35,8 @@ class Analysis:
     ----------
     unit : float
         The scale a step is a multiple of: the RMS where error is not shaped, else the geometric mean of sigma / a b.
+    factor : float
+        Geometric mean of the factors a_i b_j that a step is multiplied with.
     energy : float
         Sum of squares; `rms` its mean's root.
     largest : float
@@ -42,8 +44,11 @@ class Analysis:
     first_offset : int; elements, weights : float64[n]
         Number of live elements in each class, the first of which is `first_offset` from that of exponent 0, and their
         sum of (a_i b_j)^2.
-    side_bytes : int
+    side_bytes : float
         Everything but the coded symbols.
+    share : float
+        Of the tensor's rows, those in `matrix`: 1, or less if the analysis is one of a sample. Histograms are of these
+        rows; bytes and errors are forecast for all.
     """
 
     matrix: Domain
@@ -51,21 +56,26 @@ class Analysis:
     family: int
     shaping: Shaping
     unit: float
+    factor: float
     energy: float
     rms: float
     largest: float
     first_offset: int
     elements: NDArray[np.float64]
     weights: NDArray[np.float64]
-    side_bytes: int
+    side_bytes: float
+    share: float = 1.0
 
     def finer(self, factor: float) -> Analysis:
         """The same with steps smaller by a factor at every multiplier."""
         return replace(self, unit=self.unit / factor)
 
     def of_tensor(self, plain: Analysis) -> Analysis:
-        """The same for a matrix that is a tensor seen through a pipeline: unit and energy are the tensor's."""
-        return replace(self, unit=plain.unit, energy=plain.energy, rms=plain.rms)
+        """The same for a matrix that is a tensor seen through a pipeline.
+
+        Energy and unit are the tensor's, the latter so that the steps of one multiplier have the same geometric mean.
+        """
+        return replace(self, unit=plain.unit * plain.factor / self.factor, energy=plain.energy, rms=plain.rms)
 
     def _centres(self, step: float) -> NDArray[np.float64]:
         base = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
@@ -78,10 +88,18 @@ class Analysis:
         mean = float(self._centres(step) @ self.elements) / float(self.elements.sum())
         return base, self.field.aligned(exact - base, mean < _COARSE)
 
-    def expected_bytes(self, step: float) -> float:
-        """Size of the chunks at a step, from what the tables say of Gaussian (or Laplace) weights."""
+    def corrected(self, size: float, error: float) -> Analysis:
+        """The same with so many times the bytes of symbols, and the error, at every step."""
+        return replace(self, elements=self.elements * size, weights=self.weights * error)
+
+    def symbol_bytes(self, step: float) -> float:
+        """Size of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
         bits = tables.family(self.family).bits_at(self._centres(step))
-        return float(bits @ self.elements) / 8 + self.side_bytes
+        return float(bits @ self.elements) / 8 / self.share
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunks at a step."""
+        return self.symbol_bytes(step) + self.side_bytes
 
     def misfit(self) -> float:
         """Bits per weight that the forecast leaves out.
@@ -98,13 +116,19 @@ class Analysis:
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        return float(tables.family(self.family).distortion_at(self._centres(step)) @ self.weights) * step * step
+        distortion = tables.family(self.family).distortion_at(self._centres(step))
+        return float(distortion @ self.weights) * step * step / self.share
 
 
-def analyse(matrix: Domain, shaping: Shaping = PLAIN) -> Analysis | None:
-    """Fit the scale field and gather the statistics of a matrix; None if it holds a number that is not finite, or
-    nothing but one number.
-    """
+class Extent(NamedTuple):
+    """How much there is of a matrix: its sum of squares, and its largest magnitude."""
+
+    energy: float
+    largest: float
+
+
+def extent_of(matrix: Domain) -> Extent | None:
+    """Read a matrix; None if it holds a number that is not finite, or nothing but one number."""
     energy, largest, finite = 0.0, 0.0, True
     lowest, highest = math.inf, -math.inf
     for _, band in matrix.bands():
@@ -115,29 +139,41 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN) -> Analysis | None:
             break
         largest = max(largest, peak)
         lowest, highest = min(lowest, low), max(highest, high)
-        wide = band.ravel().astype(np.float64)
-        energy += float(np.dot(wide, wide))
+        energy += sum_of_squares(band.ravel())
     # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
     if not finite or not 1e-18 < largest < 1e18 or lowest == highest:
         return None
+    return Extent(energy, largest)
+
+
+def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Analysis | None:
+    """Fit the scale field and gather the statistics of a matrix; None where `extent_of` is.
+
+    With a `share` below 1 the matrix is so much of a tensor's rows, and `shaping` is that of these rows.
+    """
+    extent = extent_of(matrix)
+    if extent is None:
+        return None
+    energy, largest = extent
     rms = math.sqrt(energy / (matrix.rows * matrix.columns))
     field = scale_field.fit(matrix, use_rows=matrix.rows > 1, use_columns=matrix.rows > 1)
     field, family = _normalise(matrix, field)
     row_steps, row_class = shaped(field.rows, shaping.row, shaping.row_importance)
     column_steps, column_class = shaped(field.columns, shaping.column, shaping.column_importance)
     first, elements, weights = _spread(row_steps, row_class, column_steps, column_class)
+    factor = 2.0 ** ((_mean(row_steps, row_class) + _mean(column_steps, column_class)) / 8)
     unit = rms
     if shaping.geometric:
         mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
         unit = 2.0 ** (field.log_sigma0 + mean_class / 8)
-    axes = sum(len(scale_field.encode_axis(axis)) for axis in (field.rows, field.columns))
-    axes += sum(map(len, importance_bytes(shaping)))
-    tiles = len(grid_of(matrix, shaping))
+    row_axis, column_axis = (len(scale_field.encode_axis(axis)) for axis in (field.rows, field.columns))
+    axes = row_axis / share + column_axis + sum(map(len, importance_bytes(shaping)))
+    tiles = len(grid_of(matrix, shaping)) / share
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
     smallest_factor = 2.0 ** ((_least(row_steps, row_class) + _least(column_steps, column_class)) / 8)
     return Analysis(
-        matrix, field, family, shaping, unit, energy, rms, largest / smallest_factor,
-        first, elements, weights, side_bytes,
+        matrix, field, family, shaping, unit, factor, energy, rms, largest / smallest_factor,
+        first, elements, weights, side_bytes, share,
     )  # fmt: skip
 
 
@@ -160,6 +196,10 @@ def grid_of(matrix: Domain, shaping: Shaping) -> Grid:
     if shaping.feedback and shaping.column_importance is not None:
         tile = min(max(TILE, FEEDBACK_ROWS * matrix.columns), LARGEST_TILE)
     return Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows, tile)
+
+
+def _mean(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> float:
+    return float(steps[classes != ZERO].mean())
 
 
 def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:
@@ -196,10 +236,10 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     power = float(np.mean(x * x))
     if not power > 0:
         return field, 0
-    x /= math.sqrt(power)
+    x = (x / math.sqrt(power)).astype(np.float32)
     cost = []
     for exponent in tables.FAMILY_EXPONENTS:
         alpha = math.sqrt(math.gamma(1 / exponent) / math.gamma(3 / exponent))
         constant = math.log(2 * alpha * math.gamma(1 / exponent) / exponent)
-        cost.append(constant + float(np.mean((x / alpha) ** exponent)))
+        cost.append(constant + float(np.mean((x / np.float32(alpha)) ** np.float32(exponent), dtype=np.float64)))
     return replace(field, log_sigma0=field.log_sigma0 + 0.5 * math.log2(power)), int(np.argmin(cost))

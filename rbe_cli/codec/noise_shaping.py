@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,12 +56,15 @@ class Inputs:
         With it, errors are fed back.
     damping : float
         Part of the mean that is added to each input's mean square.
+    looked_at : int64[k] or None
+        The inputs there are in the matrix, if it is a sample.
     """
 
     axis: int
     mean_square: NDArray[np.float64]
     moments: Callable[[], NDArray[np.floating]] | None = None
     damping: float = DAMPING
+    looked_at: NDArray[np.int64] | None = None
 
     @cached_property
     def exponents(self) -> Axis:
@@ -72,6 +75,8 @@ class Inputs:
             left = np.diag(_upper_root(self.moments(), self.damping)) ** 2
         logs = 0.5 * np.log2(np.maximum(left, _LEAST))
         index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256).astype(np.int32)
+        if self.looked_at is not None:
+            index = index[self.looked_at]
         return Axis((index << _SHIFT).astype(np.int32), _SHIFT)
 
     def factor(self) -> NDArray[np.float32]:
@@ -109,6 +114,12 @@ class Shaping:
     column: int = 0
     geometric: bool = False
     inputs: Inputs | None = None
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Shaping:
+        """The same for a matrix of only these rows."""
+        if self.inputs is None or self.inputs.axis != 0:
+            return self
+        return replace(self, inputs=replace(self.inputs, looked_at=rows))
 
     @property
     def shaped(self) -> bool:

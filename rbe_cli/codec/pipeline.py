@@ -28,6 +28,8 @@ KLT_COLUMNS = 4096
 _LARGEST_HELD = 1 << 28
 #: Relative error the basis is sent with.
 _BASIS_ERROR = 0.02
+#: And what it takes at that, per number.
+BASIS_BITS = 5.7
 
 
 class Pipeline:
@@ -178,13 +180,19 @@ def encode_basis(matrix: Matrix) -> bytes | None:
     coded with a scale of its own; on a grid so that the last bits of a library's arithmetic do not reach the file.
     """
     n = matrix.columns
-    moments = np.zeros((n, n))
+    moments = second_moments(matrix)
+    vectors = np.linalg.eigh(moments)[1][:, ::-1]
+    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)] < 0, -1.0, 1.0)
+    basis = np.ascontiguousarray(np.round(vectors * 2**14) / 2**14, np.float32)
+    return encode_side_matrix(basis, nrmse=_BASIS_ERROR)
+
+
+def second_moments(matrix: Matrix) -> NDArray[np.float64]:
+    """Those of the columns, float64[columns, columns], with every row brought to one scale."""
+    moments = np.zeros((matrix.columns, matrix.columns))
     for _, band in matrix.bands():
         wide = band.astype(np.float64)
         power = np.einsum("ij,ij->i", wide, wide)
         wide /= np.sqrt(np.where(power > 0, power, 1.0))[:, None]
         moments += wide.T @ wide
-    vectors = np.linalg.eigh(moments)[1][:, ::-1]
-    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)] < 0, -1.0, 1.0)
-    basis = np.ascontiguousarray(np.round(vectors * 2**14) / 2**14, np.float32)
-    return encode_side_matrix(basis, nrmse=_BASIS_ERROR)
+    return moments

@@ -19,7 +19,7 @@ AIM = 0.9985
 #: Times something is encoded to meet a goal, at most.
 MAX_PASSES = 12
 _LOG_RANGE = (-26.0, 8.0)
-_BISECTIONS = 60
+_BISECTIONS = 36
 
 
 class Forecast(Protocol):
@@ -56,7 +56,7 @@ class Forecast(Protocol):
 
 
 def _bisect(too_large: Callable[[float], bool]) -> float:
-    """Smallest exponent e in range, to 2^-54 of it, for which `too_large(2^e)` is false; the top if none."""
+    """Smallest exponent e in range, to 2^-36 of it, for which `too_large(2^e)` is false; the top if none."""
     low, high = _LOG_RANGE
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -108,6 +108,7 @@ class OwnGoal:
     Parameters
     ----------
     analysis : Forecast
+    elements : int
     kind : str
         `nrmse` or `bits`.
     value : float
@@ -116,12 +117,14 @@ class OwnGoal:
         How much less than that is near enough, relative.
     """
 
-    def __init__(self, analysis: Forecast, kind: str, value: float, tolerance: float = TOLERANCE) -> None:
+    def __init__(
+        self, analysis: Forecast, elements: int, kind: str, value: float, tolerance: float = TOLERANCE
+    ) -> None:
         self._analysis = analysis
         self._error = kind == "nrmse"
         self._value = value
         self._tolerance = tolerance
-        self._elements = analysis.matrix.rows * analysis.matrix.columns
+        self._elements = elements
 
     def first(self) -> float:
         """The multiplier to begin with."""

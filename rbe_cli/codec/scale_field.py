@@ -121,21 +121,26 @@ def _quantise(log_scale: NDArray[np.float64], others: int) -> tuple[Axis, float,
         indices = np.clip(np.floor((log_scale[live] - zeros) / unit + 0.5), -reach, reach).astype(np.int64)
         wrong = indices * unit + zeros - log_scale[live]
         losses = (0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum(axis=1) * others
-        for index, zero, loss in zip(indices, zeros[:, 0], losses, strict=True):
-            cost = _entropy(index) + float(loss)
-            if best is None or cost < best[0]:
-                exponents = np.full(log_scale.size, ZERO, np.int32)
-                exponents[live] = index << shift
-                best = (cost, Axis(exponents, shift), float(zero))
+        costs = _entropies(indices) + losses
+        i = int(np.argmin(costs))
+        if best is None or costs[i] < best[0]:
+            exponents = np.full(log_scale.size, ZERO, np.int32)
+            exponents[live] = indices[i] << shift
+            best = (float(costs[i]), Axis(exponents, shift), float(zeros[i, 0]))
     assert best is not None
     return best[1], best[2], best[0]
 
 
-def _entropy(index: NDArray[np.int64]) -> float:
-    """Bits of the integers under their own histogram, and some for learning it: close to what `encode_axis` takes."""
-    counts = np.bincount(index - index.min())
-    counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / index.size)).sum()) + 10.0 * (counts.size - 1) + 16.0
+def _entropies(indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bits of some rows of integers, each under its own histogram, and some for learning it: about what `encode_axis`
+    takes.
+    """
+    n, first = indices.shape[1], int(indices.min())
+    width = int(indices.max()) - first + 1
+    apart = indices - first + width * np.arange(len(indices))[:, None]
+    counts = np.bincount(apart.ravel(), minlength=width * len(indices)).reshape(-1, width)
+    bits = -(counts * np.log2(np.maximum(counts, 1) / n)).sum(axis=1)
+    return np.asarray(bits + 10.0 * ((counts > 0).sum(axis=1) - 1) + 16.0)
 
 
 def encode_axis(axis: Axis) -> bytes:

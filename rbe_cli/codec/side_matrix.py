@@ -6,8 +6,7 @@ Stored as: number of chunks u32, their lengths u32 each, the chunks.
 from __future__ import annotations
 
 import struct
-from concurrent.futures import Executor, Future
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +18,11 @@ from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tables import SHIFT_UNIT
 from rbe_cli.codec.trellis_codec import Encoding, open_values
+from rbe_cli.codec.workspace import Inline
 from rbe_cli.errors import Damage
 
 _STATES = 128
 _MOST_CHUNKS = 1 << 16
-
-
-class _Inline(Executor):
-    """Runs a job at once: a side matrix is coded inside a job of its tensor."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 def encode_side_matrix(
@@ -53,7 +44,7 @@ def encode_side_matrix(
         step = multiplier_for_error(analysis, nrmse) * analysis.unit
     elif shaping.geometric:
         step *= analysis.unit
-    chunks = Encoding(analysis, step, _STATES, _Inline()).result().chunks
+    chunks = Encoding(analysis, step, _STATES, Inline()).result().chunks
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,12 @@ _FEW, _NEARLY = 32, 0.75
 _MUCH = 0.25
 #: Steps that are tried, in eighth octaves up and down.
 _STEP_RANGE = 16
+#: What goes with the factors, about: headers, and the scales of rows and columns.
+_SIDE_BYTES, _SCALE_BYTES = 120.0, 0.25
+#: Components whose energy is looked at to see whether low rank is worth looking for, and how much more than that of
+#: noise, relative to all, is clear: 0.03 bits per weight.
+_SKETCHED, _CLEARLY = 16, 0.04
+_TINY = np.float32(1e-35)
 #: Squared error of the trellis quantiser at a fine step, in squared steps.
 STEP_POWER = 0.26
 
@@ -163,8 +170,31 @@ def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp2((eighths - np.round(eighths.mean())) / 8))
 
 
-def fit_low_rank(matrix: Matrix) -> LowRank | None:
-    """The low-rank part that saves most bits of a matrix at any fine enough step; None if none saves any.
+@dataclass(frozen=True)
+class Components:
+    """The components that save most bits under a residual, at any fine enough step.
+
+    Attributes
+    ----------
+    factors : Factors
+    rank : int
+    step : float
+        That of the factors, for the scaled matrix.
+    size : float
+        Bytes the factors are going to take.
+    values : float64[rank]
+        Singular values of the whole, of which the scaled matrix may be a sample.
+    """
+
+    factors: Factors
+    rank: int
+    step: float
+    size: float
+    values: NDArray[np.float64]
+
+
+def find_components(matrix: Matrix, share: float = 1.0) -> Components | None:
+    """Find them; None if none saves any. With a `share` below 1 the matrix is so much of a tensor's rows.
 
     One copy of it is held in float32, of which the caller has asked `workspace.whole_matrices`.
     """
@@ -178,18 +208,63 @@ def fit_low_rank(matrix: Matrix) -> LowRank | None:
         columns += _power(band, "ij,ij->j")
     scales = _scales(rows), _scales(columns)
     scaled = _divided(matrix, *scales)
-    for count in sorted({min(most, _FEW), most}):
+    best: Components | None = None
+    for count in sorted({most if _is_long(matrix.rows, matrix.columns) else min(most, _FEW), most}):
         factors = Factors(scaled, count, *scales)
-        rank, step = _best_rank(factors, m, n)
-        if rank < _NEARLY * count:
+        best = _best_rank(factors, m, n, share)
+        if best is None or best.rank < _NEARLY * count:
             break
-    if rank and float((factors.values[:rank] ** 2).sum()) > _MUCH * factors.energy:
+    if best is not None and float((factors.values[: best.rank] ** 2).sum()) > _MUCH * factors.energy:
         # The scales of the weights then say little of those of what is left.
-        scales = factors.scales_left(scaled, rank)
+        scales = factors.scales_left(scaled, best.rank)
         del scaled
         factors = Factors(_divided(matrix, *scales), factors.values.size, *scales)
-        rank, step = _best_rank(factors, m, n)
-    return encode_low_rank(matrix, factors, rank, step, shaped=True) if rank else None
+        best = _best_rank(factors, m, n, share)
+    return best
+
+
+def stands_out(matrix: Matrix) -> bool:
+    """Whether a few components of some rows, brought to one scale, have clearly more energy than those of noise."""
+    m, n = matrix.rows, matrix.columns
+    count = min(_SKETCHED, min(m, n) // 4)
+    if count < 1:
+        return False
+    w = matrix.whole()
+    scaled = w / np.sqrt(np.maximum(np.einsum("ij,ij->i", w, w), _TINY))[:, None]
+    scaled /= np.sqrt(np.maximum(np.einsum("ij,ij->j", scaled, scaled) * n, _TINY))
+    squares, _ = _iterated(scaled, count, 1)
+    # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
+    edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
+    return float(squares.sum() / np.vdot(scaled, scaled)) > count * edge + _CLEARLY
+
+
+def fit_low_rank(matrix: Matrix) -> LowRank | None:
+    """The low-rank part of the components that save most bits of a matrix; see `find_components`."""
+    found = find_components(matrix)
+    return encode_low_rank(matrix, found.factors, found.rank, found.step, shaped=True) if found else None
+
+
+def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) -> LowRank:
+    """The low-rank part of some rows of a matrix, with noise in place of the rounding of its factors, for a forecast.
+
+    `matrix` is that of these rows, `shape` that of the whole. There is no stored form.
+    """
+    factors, rng = found.factors, np.random.default_rng(0)
+
+    def rounding(size: int) -> NDArray[np.float64]:
+        """Its root mean square in each component."""
+        classes = tables.class_of(found.values / math.sqrt(size) / found.step)
+        return np.asarray(np.sqrt(tables.family(0).distortion_at(classes)) * found.step)
+
+    vectors = factors.vectors[:, : found.rank]
+    whole = matrix.whole()
+    left: NDArray[np.float32] = whole @ (vectors / factors.columns[:, None]).astype(np.float32)
+    whole /= factors.columns.astype(np.float32)
+    rows = _scales(_power(whole, "ij,ij->i") - _power(left, "ij,ij->i"))
+    left += (rng.standard_normal(left.shape) * rounding(shape[0]) * rows[:, None]).astype(np.float32)
+    right = vectors + rng.standard_normal(vectors.shape) * (rounding(shape[1]) / found.values)
+    back = np.ascontiguousarray((right * factors.columns[:, None]).T, np.float32)
+    return LowRank(left, back, b"", np.ones(found.rank, np.float32), np.float32(1))
 
 
 def encode_low_rank(matrix: Matrix, factors: Factors, rank: int, step: float, shaped: bool) -> LowRank:
@@ -234,7 +309,7 @@ def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], ND
     subspace iteration (Halko et al., SIAM Rev. 53, 2011).
     """
     m, n = w.shape
-    if max(m, n) >= _LONG * min(m, n):
+    if _is_long(m, n):
         squares, vectors = np.linalg.eigh(_products(w if m > n else w.T))
         squares, vectors = squares[::-1][:count], vectors[:, ::-1][:, :count]
         if m < n:
@@ -243,6 +318,10 @@ def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], ND
         squares, vectors = _iterated(w, count)
     vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(squares.size)] < 0, -1.0, 1.0)
     return np.sqrt(np.maximum(squares, 1e-300)), vectors
+
+
+def _is_long(m: int, n: int) -> bool:
+    return max(m, n) >= _LONG * min(m, n)
 
 
 def _products(w: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -255,11 +334,13 @@ def _products(w: NDArray[np.float32]) -> NDArray[np.float64]:
     return moments
 
 
-def _iterated(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _iterated(
+    w: NDArray[np.float32], count: int, iterations: int = _ITERATIONS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     width = min(count + _OVERSAMPLING, *w.shape)
     basis = np.linalg.qr(rng.standard_normal((w.shape[1], width)))[0].astype(np.float32)
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         basis = np.linalg.qr((w.T @ (w @ basis)).astype(np.float64))[0].astype(np.float32)
     projected = (w @ basis).astype(np.float64)
     squares, rotation = np.linalg.eigh(projected.T @ projected)
@@ -267,29 +348,30 @@ def _iterated(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], 
     return squares[order], basis.astype(np.float64) @ rotation[:, order]
 
 
-def _best_rank(factors: Factors, m: int, n: int) -> tuple[int, float]:
-    """Rank and factor step of least rate, the residual coded at a fine step; (0, 0) for none.
+def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | None:
+    """Rank and factor step of least rate, the residual coded at a fine step; None if no rank saves any.
 
     What the factors' rounding adds to what is left costs bits there; so, by `decode_cost`, does time.
     """
-    values, family = factors.values, tables.family(0)
-    left = factors.energy - np.cumsum(values**2)
-    useful = left > factors.energy * 1e-12
+    m = round(m / share)
+    values, family, energy = factors.values / math.sqrt(share), tables.family(0), factors.energy / share
+    left = energy - np.cumsum(values**2)
+    useful = left > energy * 1e-12
     values, left = values[useful], left[useful]
     if not values.size:
-        return 0, 0.0
+        return None
     ranks = np.arange(1.0, values.size + 1)
     time = decode_cost(ranks, ranks * (m + n) / (m * n)) / metrics.DB_PER_BIT * m * n
-    best, choice = 0.0, (0, 0.0)
-    for eighths in range(-_STEP_RANGE, _STEP_RANGE + 1):
-        step = math.sqrt(left[-1] / (m * n * STEP_POWER)) * 2 ** (eighths / 8)
-        bits, error = np.zeros(values.size), np.zeros(values.size)
-        for size in (m, n):
-            classes = tables.class_of(values / math.sqrt(size) / step)
-            bits += size * family.bits_at(classes)
-            error += size * family.distortion_at(classes) * step * step
-        total = m * n / 2 * np.log2((left + np.cumsum(error)) / factors.energy) + np.cumsum(bits) + time
-        rank = int(np.argmin(total))
-        if total[rank] < best:
-            best, choice = float(total[rank]), (rank + 1, step)
-    return choice
+    steps = math.sqrt(left[-1] / (m * n * STEP_POWER)) * np.exp2(np.arange(-_STEP_RANGE, _STEP_RANGE + 1) / 8)
+    bits, error = np.zeros((steps.size, values.size)), np.zeros((steps.size, values.size))
+    for size in (m, n):
+        classes = tables.class_of(values / math.sqrt(size) / steps[:, None])
+        bits += size * family.bits_at(classes)
+        error += size * family.distortion_at(classes) * steps[:, None] ** 2
+    bits, error = np.cumsum(bits, axis=1), np.cumsum(error, axis=1)
+    total = m * n / 2 * np.log2((left + error) / energy) + bits + time
+    i, k = np.unravel_index(np.argmin(total), total.shape)
+    if total[i, k] >= 0:
+        return None
+    taken = float(bits[i, k]) / 8 + _SIDE_BYTES + (m + n) * _SCALE_BYTES
+    return Components(factors, int(k) + 1, float(steps[i]), taken, values[: k + 1])

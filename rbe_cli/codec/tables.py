@@ -30,6 +30,8 @@ FAMILY_EXPONENTS = (2.0, 1.4, 1.0)
 FAMILIES = ("gauss", "between", "laplace")
 #: Price of a bit in squared steps the tables were made with, and the encoder's default.
 LAGRANGIAN = 0.4
+#: States of the trellis they were made with.
+STATES = 64
 #: Reconstruction shifts are multiples of 1 / SHIFT_UNIT of a step.
 SHIFT_UNIT = 256
 #: A symbol is stored in a byte as k + SYMBOL_ZERO; byte 0 is the escape.

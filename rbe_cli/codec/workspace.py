@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,16 @@ from numpy.typing import DTypeLike, NDArray
 _local = threading.local()
 #: Bytes that matrices held in memory as a whole may take together, and those that stay so between passes.
 _WHOLE, _KEPT = 96 << 20, 48 << 20
+
+
+class Inline(Executor):
+    """Runs a job at once, in the thread that submits it: for what is coded inside a job of something larger."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run it."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 class Allowance:

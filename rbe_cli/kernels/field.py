@@ -169,3 +169,20 @@ def squared_error(a, b):
     return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
         (partial[4] + partial[5]) + (partial[6] + partial[7])
     )
+
+
+@njit(**JIT)
+def sum_of_squares(a):
+    """Of float32[n], in float64 and in a fixed order: eight running sums, added up pairwise."""
+    partial = np.zeros(8, np.float64)
+    n = a.shape[0]
+    for block in range(n // 8):
+        for q in range(8):
+            v = np.float64(a[block * 8 + q])
+            partial[q] += v * v
+    for i in range(n // 8 * 8, n):
+        v = np.float64(a[i])
+        partial[i & 7] += v * v
+    return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
+        (partial[4] + partial[5]) + (partial[6] + partial[7])
+    )

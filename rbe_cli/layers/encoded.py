@@ -13,9 +13,10 @@ from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
 from rbe_cli.codec.noise_shaping import PLAIN
 from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, SizeSearch
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.tensor_codec import Choice, Decoder, Wish
+from rbe_cli.codec.tensor_codec import Choice, Decoder
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.codec.trellis_codec import Encoded
+from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.container.layer_file import EncodedTensor, TensorRecord
 from rbe_cli.errors import UsageError
 
@@ -134,7 +135,7 @@ def compress_array(
     source = np.ascontiguousarray(values, np.float32)
     wanted = bits if bits is not None else 32 / ratio if ratio else 0.0
     matrix = Matrix(source.reshape(-1).view(np.uint8), "F32", *source.shape)
-    error = tensor_codec.reference_error(wanted, None)
+    error = reference_error(wanted, None)
     wish = Wish(transform, block, k, error, wanted, structure_only, threshold, rank)
     choice = tensor_codec.prepare(matrix, PLAIN, wish)
     if choice is None:

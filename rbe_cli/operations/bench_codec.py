@@ -16,7 +16,7 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix, view_shape
-from rbe_cli.codec.tensor_codec import Wish
+from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.container.folder import Folder, StoredTensor
 from rbe_cli.operations.bench_sources import BenchSource
 from rbe_cli.operations.compress import compress
@@ -174,7 +174,7 @@ def _encode_speed(
 ) -> tuple[float | None, Speed | None]:
     """Analysis, and one pass of the coder at about the step with which the file became so large."""
     matrix = Matrix(source.raw, source.dtype, *view_shape(source.shape))
-    error = tensor_codec.reference_error(bits, None)
+    error = reference_error(bits, None)
     wish = Wish(
         settings.transform, settings.block, settings.k, error, bits, settings.structure_only, settings.threshold
     )

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint
-from rbe_cli.codec import lossless, rate_control, trellis_codec
-from rbe_cli.codec.source import view_shape
+from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
+from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.source import Matrix, view_shape
+from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
+from rbe_cli.codec.wish import Wish
 from rbe_cli.container.layer_file import EncodedTensor
 from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names
@@ -60,7 +63,11 @@ def forecast(checkpoint: Checkpoint, settings: Settings, progress: Progress | No
 
 
 class _Forecasting(Planner):
-    """A compression that stops before it encodes."""
+    """A compression that stops before it encodes, and looks at samples only."""
+
+    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
+        """Choose structure and transform, by a sample."""
+        return tensor_codec.estimate(matrix, shaping, wish, self.settings.states)
 
     def manifest(self) -> Manifest:
         """The manifest that is to be expected."""
@@ -71,9 +78,9 @@ class _Forecasting(Planner):
             FileEntry(relative, path.stat().st_size, _SHA256) for path, relative in self.checkpoint.carried
         )
         self.plan()
+        exact = [plan for plan in self.plans if plan.analysis is None]
         self._exact = {
-            plan.info.name: size
-            for plan, size in zip(self.plans, self._pool.map(self._exact_bytes, self.plans), strict=True)
+            plan.info.name: size for plan, size in zip(exact, self._pool.map(self._exact_bytes, exact), strict=True)
         }
         budget = self.budget()
         multiplier = 0.0
@@ -122,14 +129,20 @@ class _Forecasting(Planner):
             step = goal_multiplier(plan, multiplier or 0.0) * analysis.unit
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
-            if fits and (size < info.nbytes * 0.6 or size < self._exact[info.name]):
+            if fits and (size < info.nbytes * 0.6 or size < self._exact_size(plan)):
                 error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
                 return size, chunks, error, "trellis"
-        return self._exact[info.name], lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
+        return self._exact_size(plan), lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
 
     def _error_of(self, name: str, multiplier: float | None) -> metrics.Error:
         other = next(plan for plan in self.plans if plan.info.name == name)
         return self._body(other, multiplier)[2]
+
+    def _exact_size(self, plan: Plan) -> float:
+        """The same, worked out once."""
+        if plan.info.name not in self._exact:
+            self._exact[plan.info.name] = self._exact_bytes(plan)
+        return self._exact[plan.info.name]
 
     def _exact_bytes(self, plan: Plan) -> float:
         """Bytes of a tensor's chunks when it is kept exactly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,11 @@ from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
-from rbe_cli.codec.noise_shaping import Inputs, damping
+from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
 from rbe_cli.codec.rate_control import Forecast, OwnGoal
 from rbe_cli.codec.source import Matrix, view_shape
-from rbe_cli.codec.tensor_codec import Choice, Wish
+from rbe_cli.codec.tensor_codec import Choice
+from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.container.names import layer_of
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
@@ -62,7 +64,7 @@ class Plan:
         """The goal of a tensor that does not share the others' step."""
         if self.analysis is None or self.goal.kind == "shared":
             return None
-        return OwnGoal(self.analysis, self.goal.kind, self.goal.value, self.tolerance)
+        return OwnGoal(self.analysis, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
 
 
 class Planner:
@@ -95,6 +97,10 @@ class Planner:
         self._progress.phase("analysing", self.elements)
         # The largest first, so that none is left to one thread while the others have nothing to do.
         list(self._pool.map(self._analyse, sorted(self.plans, key=lambda plan: -plan.info.elements)))
+
+    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
+        """Choose structure and transform."""
+        return tensor_codec.prepare(matrix, shaping, wish)
 
     def by_layer(self) -> dict[str, list[Plan]]:
         """The plans of every layer, in the order of the checkpoint."""
@@ -143,7 +149,7 @@ class Planner:
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaping = self.settings.shaping(info.name, self._inputs(plan))
-            plan.choice = tensor_codec.prepare(matrix, shaping, self._wish(plan))
+            plan.choice = self.choose(matrix, shaping, self._wish(plan))
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
             else:
@@ -179,8 +185,10 @@ class Planner:
         if bits is None and budget is not None:
             bits = metrics.bits_per_weight(int(budget), self.elements)
         settings = self.settings
+        finer = settings.finer(plan.info.name, plan.info.elements / self.elements) if plan.goal.kind == "shared" else 1
+        error = reference_error(bits, nrmse) / finer
         return Wish(
-            settings.transform, settings.block, settings.k, tensor_codec.reference_error(bits, nrmse), bits or 4.0,
+            settings.transform, settings.block, settings.k, error, (bits or 4.0) + math.log2(finer),
             settings.structure_only, settings.threshold,
         )  # fmt: skip
 

@@ -15,9 +15,9 @@ from rbe_cli.codec import tables, tensor_codec
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.tensor_codec import Wish
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.warm_up import compile_all
+from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.kernels.trellis import search
 from rbe_cli.operations.bench_sources import BenchSource
 
@@ -66,7 +66,7 @@ def profile(source: BenchSource, bits: float, states: int, repeat: int = 5) -> t
     """Shares of one pass of encoding, its check included, and of decoding; the best of some repeats of each."""
     compile_all()
     matrix = Matrix(source.raw, source.dtype, *source.shape)
-    wish = Wish("none", 128, 5, tensor_codec.reference_error(bits, None), bits)
+    wish = Wish("none", 128, 5, reference_error(bits, None), bits)
     choice = tensor_codec.prepare(matrix, Shaping(), wish)
     assert choice is not None
     step = multiplier_for_size([choice.analysis], bits * source.elements / 8) * choice.analysis.unit

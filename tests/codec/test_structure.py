@@ -12,7 +12,8 @@ from rbe_cli.codec.pipeline import Piped, Pipeline
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import fit_low_rank, leading
-from rbe_cli.codec.tensor_codec import Wish, prepare
+from rbe_cli.codec.tensor_codec import prepare
+from rbe_cli.codec.wish import Wish
 
 
 def matrix_of(w: np.ndarray) -> Matrix:

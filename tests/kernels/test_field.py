@@ -46,6 +46,12 @@ def test_column_powers(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_sum_of_squares(shape: tuple[int, int]) -> None:
+    w = matrix(shape).ravel()
+    assert field.sum_of_squares(w) == naive.squared_error(w.astype(np.float64), np.zeros(w.size))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("base", [-32768, -5, 0, 15, 60, 180, 32767])
 def test_classify(shape: tuple[int, int], base: int) -> None:
     rng = np.random.default_rng(base & 0xFFFF)

@@ -1,0 +1,266 @@
+"""How a matrix is looked at to choose its structure and transform: as a whole, or by a sample of its rows.
+
+The encoder looks at the whole. A forecast has a tenth of the time, and is told by a sample what it needs to know within
+a percent or two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import metrics
+from rbe_cli.codec.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.pipeline import BASIS_BITS, KLT_COLUMNS, Piped, Pipeline, encode_basis, second_moments
+from rbe_cli.codec.source import Domain, Matrix
+from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
+from rbe_cli.codec.tiles import LONG_ROW
+from rbe_cli.codec.transform import Transform
+from rbe_cli.codec.wish import Wish, cost_of
+from rbe_cli.codec.workspace import whole_matrices
+
+#: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
+_LOW_RANK_ELEMENTS = 1 << 25
+#: Elements of the sample the blockwise transforms are tried on, about.
+_BLOCKWISE_SAMPLE = 1 << 16
+#: A first guess of what a blockwise transform gains is good to so many dB.
+_GUESS = 0.15
+#: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side.
+_ROWS, _ELEMENTS, _MOST, _RUN = 128, 1 << 16, 1 << 22, 8
+#: Rows for each column that tell enough of a matrix's singular vectors.
+_ROWS_PER_COLUMN = 8
+
+
+class Look(NamedTuple):
+    """What a survey found of a pipeline: the analysis of what it leaves, and the dB its time to decode is worth."""
+
+    analysis: Analysis
+    time: float
+
+
+class Survey(Protocol):
+    """A way to look at a matrix."""
+
+    def plain(self, shaping: Shaping) -> Analysis | None:
+        """Of the matrix as it is; None if it must be kept exactly."""
+
+    def promising(self, names: Sequence[str]) -> list[str]:
+        """What of some pipelines is worth a closer look."""
+
+    def through(self, name: str, shaping: Shaping) -> Look | None:
+        """Of the matrix through a pipeline; None if there is none of that name to be had."""
+
+
+class WholeSurvey:
+    """Every weight is looked at, and what an encoding needs is made."""
+
+    def __init__(self, matrix: Matrix, wish: Wish) -> None:
+        self._matrix = matrix
+        self._wish = wish
+
+    def plain(self, shaping: Shaping) -> Analysis | None:
+        """Of the matrix as it is; None if it must be kept exactly."""
+        return analyse(self._matrix, shaping)
+
+    def promising(self, names: Sequence[str]) -> list[str]:
+        """All that is not blockwise, and the blockwise transforms that gain on some blocks."""
+        return promising(self._matrix, names, self._wish)
+
+    def through(self, name: str, shaping: Shaping) -> Look | None:
+        """Of the matrix through a pipeline; None if there is none of that name to be had."""
+        matrix = self._matrix
+        if name == "lowrank":
+            with whole_matrices.held(4 * matrix.rows * matrix.columns):
+                structure = fit_low_rank(matrix)
+            pipeline = Pipeline.of(structure, "none", 0, 0, matrix.columns) if structure else None
+        else:
+            pipeline = transform_of(matrix, name, self._wish)
+        if pipeline is None:
+            return None
+        with Piped(matrix, pipeline).held() as piped:
+            analysis = analyse(piped, shaping)
+        return Look(analysis, pipeline.decode_cost) if analysis else None
+
+
+class _Sample(NamedTuple):
+    """Some rows of a matrix: themselves, which they are, and their share of all."""
+
+    matrix: Matrix
+    rows: NDArray[np.int64]
+    share: float
+
+
+def _sampled(matrix: Matrix, rows: int, run: int = _RUN) -> _Sample:
+    """So many rows in runs, if they are not too much to hold, evenly spread; all if that is nearly all. In float32."""
+    runs = max(1, min(rows, _MOST // matrix.columns) // run)
+    if runs * run * 2 > matrix.rows:
+        taken, values = np.arange(matrix.rows), matrix.whole()
+    else:
+        tops = np.arange(runs) * (matrix.rows // run) // runs * run
+        taken = (tops[:, None] + np.arange(run)).ravel()
+        values = np.concatenate([matrix.band(top, top + run) for top in tops.tolist()])
+    part = Matrix(values.view(np.uint8).ravel(), "F32", *values.shape)
+    return _Sample(part, taken, taken.size / matrix.rows)
+
+
+def _optimism(ratio: float) -> float:
+    """Octaves by which the variances that m rows of n white numbers have along their own axes are too small, in the
+    mean, for n / m: from the logarithm of a Wishart determinant.
+    """
+    return (1 + (1 / ratio - 1) * math.log(1 - ratio)) / (2 * math.log(2))
+
+
+class SampleSurvey:
+    """Some of the rows are looked at, and nothing is made. All of them are only read, for their energy and outliers."""
+
+    def __init__(self, matrix: Matrix, wish: Wish) -> None:
+        self._matrix = matrix
+        self._wish = wish
+        self._extent = extent_of(matrix)
+        self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
+
+    def plain(self, shaping: Shaping) -> Analysis | None:
+        """Of the matrix as it is; None if it must be kept exactly."""
+        if self._extent is None:
+            return None
+        return self._analyse(self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
+
+    def promising(self, names: Sequence[str]) -> list[str]:
+        """As the encoder finds them, and low rank where it stands out."""
+        found = promising(self._matrix, names, self._wish)
+        if "lowrank" in found and not stands_out(_sampled(self._matrix, 2 * self._matrix.columns).matrix):
+            found.remove("lowrank")
+        return found
+
+    def through(self, name: str, shaping: Shaping) -> Look | None:
+        """Of the matrix through a pipeline; None if there is none of that name to be had."""
+        if name == "lowrank":
+            return self._through_low_rank(shaping)
+        if name == "klt":
+            return self._through_klt(shaping)
+        sample = _sampled(self._matrix, self._few.rows.size, self._wish.block)
+        pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, sample.matrix.columns)
+        with Piped(sample.matrix, pipeline).held() as piped:
+            analysis = self._analyse(piped, sample, shaping)
+        return Look(analysis, pipeline.decode_cost) if analysis else None
+
+    def _through_klt(self, shaping: Shaping) -> Look | None:
+        """The plain analysis, shifted by the gain that the variances in the basis tell of."""
+        m, n = self._matrix.rows, self._matrix.columns
+        plain = self.plain(shaping)
+        sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
+        if plain is None or n > KLT_COLUMNS or sample.matrix.rows < 2 * n:
+            return None
+        moments = second_moments(sample.matrix)
+        variances = np.maximum(np.linalg.eigvalsh(moments), 1e-12 * np.trace(moments))
+        octaves = float(np.mean(np.log2(np.diag(moments)) - np.log2(variances))) / 2
+        octaves -= _optimism(n / sample.matrix.rows) - _optimism(n / m)
+        field = replace(plain.field, log_sigma0=plain.field.log_sigma0 - octaves)
+        analysis = replace(plain, field=field, side_bytes=plain.side_bytes + n * n * BASIS_BITS / 8)
+        return Look(analysis, float(decode_cost(n, 0)))
+
+    def _through_low_rank(self, shaping: Shaping) -> Look | None:
+        m, n = self._matrix.rows, self._matrix.columns
+        sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
+        found = find_components(sample.matrix, sample.share)
+        if found is None:
+            return None
+        # Of rows that are mostly not in that sample: where there are many, vectors that fit it fit no other as well.
+        structure = imagine_low_rank(self._few.matrix, found, (m, n))
+        with Piped(self._few.matrix, Pipeline.of(structure, "none", 0, 0, n)).held() as piped:
+            analysis = self._analyse(piped, self._few, shaping)
+        if analysis is None:
+            return None
+        time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
+        return Look(replace(analysis, side_bytes=analysis.side_bytes + found.size), time)
+
+    def _analyse(self, domain: Domain, sample: _Sample, shaping: Shaping) -> Analysis | None:
+        """Of a sample, or of what a pipeline makes of it, for all of the matrix."""
+        assert self._extent is not None
+        analysis = analyse(domain, shaping.of_rows(sample.rows), sample.share)
+        if analysis is None:
+            return None
+        energy, largest = self._extent
+        rms = math.sqrt(energy / (self._matrix.rows * self._matrix.columns))
+        return replace(
+            analysis,
+            energy=energy,
+            rms=rms,
+            unit=analysis.unit if shaping.geometric else rms,
+            largest=max(analysis.largest, largest),
+        )
+
+
+def candidates(matrix: Matrix, shaped: bool) -> list[str]:
+    """What is worth a closer look for a matrix of this shape."""
+    rows, columns = matrix.rows, matrix.columns
+    names = []
+    if min(rows, columns) >= 16 and rows * columns <= _LOW_RANK_ELEMENTS:
+        names.append("lowrank")
+    if shaped or columns > LONG_ROW or min(rows, columns) < 16:
+        return names
+    if columns <= KLT_COLUMNS and rows >= 8 * columns:
+        names.append("klt")
+    return [*names, "dct", "dwt"]
+
+
+def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
+    """What of `names` is worth a closer look.
+
+    The blockwise transforms are tried on some blocks of the middle first: on most matrices they gain nothing.
+    """
+    blockwise = [name for name in names if name in ("dct", "dwt")]
+    if not blockwise:
+        return list(names)
+    top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
+    band = matrix.band(top, min(top + wish.block, matrix.rows))
+    part = np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
+    sample = Matrix(part.view(np.uint8).ravel(), "F32", *part.shape)
+    plain: Analysis | None = None
+
+    def gains(name: str) -> bool:
+        nonlocal plain
+        pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
+        # Half the price: a sample may be unlucky.
+        price = pipeline.decode_cost / 2
+        if guessed_gain(part, pipeline.transform) < price - _GUESS:
+            return False
+        plain = plain or analyse(sample)
+        if plain is None:
+            return True
+        with Piped(sample, pipeline).held() as piped:
+            other = analyse(piped)
+        elements = part.size
+        return other is None or cost_of(other.of_tensor(plain), wish, elements) + price < cost_of(plain, wish, elements)
+
+    return [name for name in names if name not in blockwise or gains(name)]
+
+
+def guessed_gain(part: NDArray[np.float32], transform: Transform) -> float:
+    """About what a transform gains on some blocks, in dB: the change of the mean logarithm of the scales."""
+    with np.errstate(all="ignore"):
+        gain = _mean_scale(part) - _mean_scale(transform.forward(part))
+    return metrics.DB_PER_BIT * gain if math.isfinite(gain) else math.inf
+
+
+def _mean_scale(x: NDArray[np.float32]) -> float:
+    """Mean logarithm, in octaves, of the scales of rows and columns."""
+    squares = np.square(x, dtype=np.float64)
+    rows = squares.mean(axis=1)
+    columns = (squares / rows[:, None]).mean(axis=0)
+    return float(np.log2(rows).mean() + np.log2(columns).mean()) / 2
+
+
+def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
+    """A pipeline with a transform and no structure; None where a `klt` has no basis to be had."""
+    if name != "klt":
+        return Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)
+    basis = encode_basis(matrix) if matrix.columns <= KLT_COLUMNS else None
+    return Pipeline.of(None, "klt", 0, 0, matrix.columns, basis) if basis else None
