@@ -129,3 +129,17 @@ def test_lossless_model_is_the_same_file(rbe: Run, model: Path, tmp_path: Path) 
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     settings = json.loads((tmp_path / "m.rbe" / "rbe.json").read_bytes())["settings"]
     assert settings["lossless"] is True
+
+
+def test_forecast_of_every_tensor(rbe: Run, model: Path, tmp_path: Path) -> None:
+    """`--dry-run`: sizes within 2 %, tensor by tensor and as a whole; the SNR of the whole, too."""
+    wish = ("compress", model / "model.safetensors", "--bits", 4, "--json")
+    expected = json.loads(rbe(*wish, "--dry-run").out)
+    measured = json.loads(rbe(*wish, "-o", tmp_path / "out").out)
+    for figure in ("bytes", "snr_db"):
+        assert expected["totals"][figure] == pytest.approx(measured["totals"][figure], rel=0.02)
+    tensors = {tensor["name"]: tensor for tensor in measured["tensors"]}
+    for tensor in expected["tensors"]:
+        assert tensor["bytes"] == pytest.approx(tensors[tensor["name"]]["bytes"], rel=0.02), tensor["name"]
+        if tensor["snr_db"] is not None:
+            assert tensor["snr_db"] == pytest.approx(tensors[tensor["name"]]["snr_db"], rel=0.03), tensor["name"]

@@ -87,7 +87,7 @@ def command(
     bounds = budget.bounds()
     checkpoint = open_source(source, revision, status)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
-    load_kernels(status)
+    load_kernels(status, coding=not dry_run)
     if dry_run:
         _dry_run(checkpoint, settings, bounds, whole, as_json, markdown, status)
         return

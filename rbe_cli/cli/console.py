@@ -131,8 +131,11 @@ def open_source(source: str, revision: str | None, status: Status) -> Checkpoint
     return sources.open_source(source, revision, progress=shown and console.is_terminal)
 
 
-def load_kernels(status: Status) -> None:
-    """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that."""
+def load_kernels(status: Status, coding: bool = True) -> None:
+    """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that.
+
+    Without `coding`, only those that look at weights.
+    """
     console = stderr()
     started = time.perf_counter()
     words = "compiling the kernels, only this first time; it takes up to half a minute ..."
@@ -141,9 +144,12 @@ def load_kernels(status: Status) -> None:
     if not status.quiet:
         message.start()
     try:
-        from rbe_cli.codec.warm_up import compile_all
+        from rbe_cli.codec.warm_up import compile_all, compile_analysis
 
-        compile_all()
+        if coding:
+            compile_all()
+        else:
+            compile_analysis()
     finally:
         message.cancel()
     taken = time.perf_counter() - started

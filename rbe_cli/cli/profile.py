@@ -25,7 +25,7 @@ def show_profile(
     checkpoint: Checkpoint, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, status: Status
 ) -> None:
     """Profile a checkpoint and print it."""
-    load_kernels(status)
+    load_kernels(status, coding=False)
     from rbe_cli.operations.profile import profile
 
     with progress_bar(status) as bar:

@@ -235,7 +235,7 @@ def stands_out(matrix: Matrix) -> bool:
     squares, _ = _iterated(scaled, count, 1)
     # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
     edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
-    return float(squares.sum() / np.vdot(scaled, scaled)) > count * edge + _CLEARLY
+    return float(squares.sum()) > (count * edge + _CLEARLY) * float(np.vdot(scaled, scaled))
 
 
 def fit_low_rank(matrix: Matrix) -> LowRank | None:

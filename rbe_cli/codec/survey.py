@@ -19,10 +19,10 @@ from rbe_cli.codec.analysis import Analysis, analyse, extent_of
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.pipeline import BASIS_BITS, KLT_COLUMNS, Piped, Pipeline, encode_basis, second_moments
-from rbe_cli.codec.source import Domain, Matrix
+from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
 from rbe_cli.codec.tiles import LONG_ROW
-from rbe_cli.codec.transform import Transform
+from rbe_cli.codec.transform import KarhunenLoeve, Transform
 from rbe_cli.codec.wish import Wish, cost_of
 from rbe_cli.codec.workspace import whole_matrices
 
@@ -110,13 +110,6 @@ def _sampled(matrix: Matrix, rows: int, run: int = _RUN) -> _Sample:
     return _Sample(part, taken, taken.size / matrix.rows)
 
 
-def _optimism(ratio: float) -> float:
-    """Octaves by which the variances that m rows of n white numbers have along their own axes are too small, in the
-    mean, for n / m: from the logarithm of a Wishart determinant.
-    """
-    return (1 + (1 / ratio - 1) * math.log(1 - ratio)) / (2 * math.log(2))
-
-
 class SampleSurvey:
     """Some of the rows are looked at, and nothing is made. All of them are only read, for their energy and outliers."""
 
@@ -152,19 +145,13 @@ class SampleSurvey:
         return Look(analysis, pipeline.decode_cost) if analysis else None
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
-        """The plain analysis, shifted by the gain that the variances in the basis tell of."""
-        m, n = self._matrix.rows, self._matrix.columns
-        plain = self.plain(shaping)
+        n = self._matrix.columns
         sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
-        if plain is None or n > KLT_COLUMNS or sample.matrix.rows < 2 * n:
+        if n > KLT_COLUMNS or sample.matrix.rows < 2 * n:
             return None
-        moments = second_moments(sample.matrix)
-        variances = np.maximum(np.linalg.eigvalsh(moments), 1e-12 * np.trace(moments))
-        octaves = float(np.mean(np.log2(np.diag(moments)) - np.log2(variances))) / 2
-        octaves -= _optimism(n / sample.matrix.rows) - _optimism(n / m)
-        field = replace(plain.field, log_sigma0=plain.field.log_sigma0 - octaves)
-        analysis = replace(plain, field=field, side_bytes=plain.side_bytes + n * n * BASIS_BITS / 8)
-        return Look(analysis, float(decode_cost(n, 0)))
+        basis = np.linalg.eigh(second_moments(sample.matrix))[1][:, ::-1].astype(np.float32)
+        pipeline = Pipeline(None, KarhunenLoeve(basis), Description())
+        return self._imagined(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
@@ -172,14 +159,19 @@ class SampleSurvey:
         found = find_components(sample.matrix, sample.share)
         if found is None:
             return None
-        # Of rows that are mostly not in that sample: where there are many, vectors that fit it fit no other as well.
-        structure = imagine_low_rank(self._few.matrix, found, (m, n))
-        with Piped(self._few.matrix, Pipeline.of(structure, "none", 0, 0, n)).held() as piped:
-            analysis = self._analyse(piped, self._few, shaping)
-        if analysis is None:
-            return None
+        pipeline = Pipeline.of(imagine_low_rank(self._few.matrix, found, (m, n)), "none", 0, 0, n)
         time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
-        return Look(replace(analysis, side_bytes=analysis.side_bytes + found.size), time)
+        return self._imagined(pipeline, found.size, time, shaping)
+
+    def _imagined(self, pipeline: Pipeline, size: float, time: float, shaping: Shaping) -> Look | None:
+        """Of the few rows through a pipeline whose stored form, of about so many bytes, was not made.
+
+        Most of them are not in the larger sample that told of the pipeline, if all rows are not in both: what fits that
+        one fits no other as well.
+        """
+        with Piped(self._few.matrix, pipeline).held() as piped:
+            analysis = self._analyse(piped, self._few, shaping)
+        return Look(replace(analysis, side_bytes=analysis.side_bytes + size), time) if analysis else None
 
     def _analyse(self, domain: Domain, sample: _Sample, shaping: Shaping) -> Analysis | None:
         """Of a sample, or of what a pipeline makes of it, for all of the matrix."""

@@ -23,6 +23,7 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.pipeline import Pipeline
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.scale_field import encode_axis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
@@ -106,11 +107,12 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
         analysis = analysis.corrected(1.0, more)
     else:
         # At few bits the weights' own distribution matters more than the tables know: code the sample.
-        trial = Encoding(analysis, step, states, Inline()).result()
+        encoding = Encoding(analysis, step, states, Inline())
+        trial = encoding.result()
         coded = sum(len(chunk) - 4 * LANES for chunk in trial.chunks[1:])
-        analysis = analysis.corrected(
-            coded / expected, trial.squared_error / (analysis.expected_error(step) * analysis.share)
-        )
+        error = trial.squared_error / (analysis.expected_error(step) * analysis.share)
+        scales = (encoding.parameters.row_bytes - len(encode_axis(analysis.field.rows))) / analysis.share
+        analysis = replace(analysis.corrected(coded / expected, error), side_bytes=analysis.side_bytes + scales)
     # The sample has served; there is one of every tensor.
     return replace(choice, analysis=replace(analysis, matrix=matrix))
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rbe_cli.codec import lossless, trellis_codec
-from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import open_tensor
@@ -15,13 +15,18 @@ from rbe_cli.codec.tensor_codec import open_tensor
 
 def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
-    w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
-    raw = np.frombuffer(w.tobytes(), np.uint8)
-    analysis = analyse(Matrix(raw, "F32", 8, 8), Shaping(8, 8, geometric=True))
-    assert analysis is not None
+    analysis = compile_analysis()
     with ThreadPoolExecutor(1) as pool:
         chunks = trellis_codec.Encoding(analysis, 0.1, 4, pool).result().chunks
-    decoder, grid = open_tensor(chunks[0], w.shape)
+    decoder, grid = open_tensor(chunks[0], (analysis.matrix.rows, analysis.matrix.columns))
     decoder.decode(chunks[1], grid[0])
     noise = np.arange(4096, dtype=np.uint8) % 7
     lossless.decode_chunk(next(lossless.encode(noise, "U8")), 0, "U8", noise.shape)
+
+
+def compile_analysis() -> Analysis:
+    """The same of those alone that a look at weights needs. Returns what it found."""
+    w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    analysis = analyse(Matrix(w.view(np.uint8).ravel(), "F32", 8, 8), Shaping(8, 8, geometric=True))
+    assert analysis is not None
+    return analysis

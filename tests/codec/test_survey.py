@@ -1,0 +1,177 @@
+"""Looking at a sample of the rows against looking at all of them: the choice, and the forecast made of it."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rbe_cli.codec.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.geometry import shaped
+from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec.rate_control import multiplier_for_error
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure import stands_out
+from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, guessed_gain
+from rbe_cli.codec.tensor_codec import estimate, prepare, start
+from rbe_cli.codec.transform import Blockwise
+from rbe_cli.codec.wish import Wish, reference_error
+
+STATES = 128
+BALANCED = Shaping(8, 8, geometric=True)
+
+
+def wish(bits: float, transform: str = "auto") -> Wish:
+    return Wish(transform, 64, 5, reference_error(bits, None), bits)
+
+
+def matrix_of(w: np.ndarray) -> Matrix:
+    array = np.ascontiguousarray(w, np.float32)
+    return Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
+
+
+def white(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(rows + columns).standard_normal((rows, columns))
+
+
+def scaled(rows: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return white(rows, columns) * np.exp(0.4 * rng.standard_normal((rows, 1)) + 0.4 * rng.standard_normal(columns))
+
+
+def low(rows: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    factors = rng.standard_normal((rows, 12)), rng.standard_normal((12, columns))
+    return scaled(rows, columns) + 0.7 * factors[0] @ factors[1]
+
+
+def smooth(rows: int, columns: int) -> np.ndarray:
+    y, x = np.mgrid[:rows, :columns]
+    return 0.05 * white(rows, columns) + np.cos(x / 9) * np.sin(y / 7) + np.cos(x * y / 900)
+
+
+def coloured(rows: int, columns: int) -> np.ndarray:
+    """Rows with variances from 1 to 1 / 1000 along axes of their own: what `klt` is for."""
+    basis = np.linalg.qr(np.random.default_rng(3).standard_normal((columns, columns)))[0]
+    return white(rows, columns) * np.geomspace(1, 0.03, columns) @ basis
+
+
+@pytest.mark.parametrize("bits", [1.0, 2.5, 5.0])
+@pytest.mark.parametrize("shaping", [PLAIN, BALANCED], ids=["mse", "balanced"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (white, (2000, 96)),
+        (scaled, (1200, 96)),
+        (scaled, (96, 1200)),
+        (low, (1500, 128)),
+        (low, (200, 128)),
+        (smooth, (1024, 128)),
+        (coloured, (4000, 32)),
+    ],
+)
+def test_a_sample_tells_what_the_encoder_does(
+    make: object, shape: tuple[int, int], shaping: Shaping, bits: float
+) -> None:
+    """The same choice, and at one multiplier the size and the error within 6 % and 0.4 dB."""
+    matrix = matrix_of(make(*shape))
+    chosen, expected = prepare(matrix, shaping, wish(bits)), estimate(matrix, shaping, wish(bits), STATES)
+    assert chosen is not None
+    assert expected is not None
+    assert expected.name == chosen.name
+    multiplier = multiplier_for_error(chosen.analysis, wish(bits).nrmse)
+    with ThreadPoolExecutor(1) as pool:
+        measured = start(chosen, multiplier * chosen.analysis.unit, STATES, pool).result()
+    step = multiplier * expected.analysis.unit
+    assert expected.analysis.expected_bytes(step) == pytest.approx(measured.size, rel=0.06, abs=150)
+    decibels = 10 * math.log10(expected.analysis.expected_error(step) / measured.squared_error)
+    assert abs(decibels) < 0.4
+
+
+@pytest.mark.parametrize("transform", ["none", "dct", "dwt", "klt", "lowrank"])
+def test_a_named_transform_is_obeyed(transform: str) -> None:
+    matrix = matrix_of(low(1500, 48))
+    chosen, expected = prepare(matrix, PLAIN, wish(3, transform)), estimate(matrix, PLAIN, wish(3, transform), STATES)
+    assert chosen is not None
+    assert expected is not None
+    assert (expected.name, expected.runner_up) == (chosen.name, chosen.runner_up)
+    assert expected.gain_db == pytest.approx(chosen.gain_db, abs=0.4)
+
+
+def test_what_must_be_exact_is_found_in_all_rows() -> None:
+    w = white(4000, 64)
+    w[2222, 5] = np.nan
+    assert estimate(matrix_of(w), PLAIN, wish(4), STATES) is None
+    assert estimate(matrix_of(np.zeros((4000, 64))), PLAIN, wish(4), STATES) is None
+    w[2222, 5] = 1e4
+    found = estimate(matrix_of(w), PLAIN, wish(4), STATES)
+    assert found is not None
+    assert found.analysis.largest == pytest.approx(1e4)
+    assert found.analysis.energy == pytest.approx(float((w.astype(np.float32).astype(np.float64) ** 2).sum()))
+
+
+def test_few_rows_that_are_not_zero() -> None:
+    """A sample of zeros alone says nothing: all rows are looked at."""
+    w = np.zeros((4000, 64))
+    w[777] = white(1, 64)
+    found = estimate(matrix_of(w), PLAIN, wish(4), STATES)
+    assert found is not None
+    assert found.analysis.expected_bytes(0.1) < 4000
+
+
+def test_importance_of_the_rows_that_are_looked_at() -> None:
+    matrix = matrix_of(scaled(3000, 64))
+    mean_square = np.exp(np.linspace(-3, 3, 3000))
+    shaping = Shaping(0, 8, True, Inputs(0, mean_square))
+    whole, sample = WholeSurvey(matrix, wish(4)).plain(shaping), SampleSurvey(matrix, wish(4)).plain(shaping)
+    assert whole is not None
+    assert sample is not None
+    assert sample.share < 0.5
+    assert sample.unit == pytest.approx(whole.unit, rel=0.02)
+    assert sample.expected_bytes(0.1) == pytest.approx(whole.expected_bytes(0.1), rel=0.02)
+
+
+def test_steps_of_one_multiplier_have_one_geometric_mean() -> None:
+    """Whatever a structure leaves over, and where its scales have their zero."""
+    matrix = matrix_of(low(256, 128))
+    survey = WholeSurvey(matrix, wish(4))
+    plain, look = survey.plain(BALANCED), survey.through("lowrank", BALANCED)
+    assert plain is not None
+    assert look is not None
+
+    def mean_log_step(analysis: Analysis) -> float:
+        field = analysis.field
+        steps = [shaped(axis, 8)[0].mean() / 8 for axis in (field.rows, field.columns)]
+        return math.log2(analysis.unit) + sum(steps)
+
+    assert mean_log_step(look.analysis.of_tensor(plain)) == pytest.approx(mean_log_step(plain))
+
+
+def test_low_rank_stands_out_of_noise() -> None:
+    assert not stands_out(matrix_of(white(300, 200)))
+    assert not stands_out(matrix_of(scaled(300, 200)))
+    assert stands_out(matrix_of(low(300, 200)))
+    assert not stands_out(matrix_of(white(3, 3)))
+    assert not stands_out(matrix_of(np.zeros((64, 64))))
+
+
+def test_guess_at_a_blockwise_gain() -> None:
+    part = smooth(64, 128).astype(np.float32)
+    transform = Blockwise("dct", 64, 0, 128)
+    assert guessed_gain(part, transform) > 5
+    assert abs(guessed_gain(white(64, 128).astype(np.float32), transform)) < 0.2
+    assert guessed_gain(np.zeros((64, 128), np.float32), transform) == math.inf
+
+
+def test_extent() -> None:
+    w = white(50, 7).astype(np.float32)
+    extent = extent_of(matrix_of(w))
+    assert extent is not None
+    assert extent.energy == pytest.approx(float((w.astype(np.float64) ** 2).sum()))
+    assert extent.largest == float(np.abs(w).max())
+    for odd in (np.nan, np.inf, -np.inf):
+        w[3, 3] = odd
+        assert extent_of(matrix_of(w)) is None
+        assert analyse(matrix_of(w)) is None
