@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,16 @@ from rbe_cli.errors import RBEError
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
 #: Other frameworks' copies of the same weights.
 _IGNORED = ["onnx/*", "openvino/*", "coreml/*", "flax/*", "*.msgpack", "original/*"]
-_INDEX, _SHARDS, _WHOLE = f"model{INDEX_SUFFIX}", f"model-*{SUFFIX}", f"model{SUFFIX}"
+_INDEX, _WHOLE = f"model{INDEX_SUFFIX}", f"model{SUFFIX}"
+_SHARD = re.compile(rf"model-.*{re.escape(SUFFIX)}")
 _NONE = f"has no {SUFFIX} files at its top; rbe reads nothing else, so convert its weights first"
 #: Which HTTP library is below, and so what it raises, depends on the version of huggingface_hub.
 _TRANSPORTS = ("http", "requests", "urllib3")
-_REPO_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+#: As huggingface_hub has it: no part may begin or end with a dash or dot, or have two of them together.
+_PART = r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?"
+_REPO_ID = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
+#: Headers read at once.
+_CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,15 @@ def looks_like_repo_id(source: str) -> bool:
     >>> looks_like_repo_id("gpt2"), looks_like_repo_id("org/model"), looks_like_repo_id("./model")
     (True, True, False)
     """
-    return bool(_REPO_ID.fullmatch(source)) and not source.startswith(".") and not source.endswith(SUFFIX)
+    return bool(_REPO_ID.fullmatch(source)) and not source.endswith((SUFFIX, ".git"))
 
 
-def open_repository(repo_id: str, revision: str | None = None, progress: bool = True) -> Checkpoint:
+def open_repository(
+    repo_id: str, revision: str | None = None, *, progress: bool = False, cached_only: bool = False
+) -> Checkpoint:
     """Fetch (or find in the cache) a repository's checkpoint and open it. Raises RBEError saying what to do.
 
-    `progress` is whether huggingface_hub may draw its bars on stderr.
+    `progress` is whether huggingface_hub may draw its bars on stderr; with `cached_only` the hub is asked for nothing.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars  # type: ignore[attr-defined]
@@ -62,45 +71,78 @@ def open_repository(repo_id: str, revision: str | None = None, progress: bool = 
     with _explained(repo_id, revision):
         if not (progress or are_progress_bars_disabled()):
             disable_progress_bars()
-        wanted = _SMALL + _weights(repo_id, revision)
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED))
+        weights = [] if cached_only else _reachable_weights(repo_id, revision)
+        fetch = bool(weights)
+        if fetch:
+            wanted = _SMALL + weights
+        else:
+            weights = wanted = _cached_weights(repo_id, revision) or [f"*{SUFFIX}"]
+        folder = snapshot_download(
+            repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED, local_files_only=not fetch
+        )
+    return _open_snapshot(repo_id, revision, Path(folder), weights)
+
+
+def _open_snapshot(repo_id: str, revision: str | None, folder: Path, weights: Sequence[str]) -> Checkpoint:
+    """Open the part of a folder of the cache that is fetched; other programs may have put more there."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
     if not any(folder.glob(f"*{SUFFIX}")):
         raise RBEError(f"{repo_id}: {_NONE}")
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, [name for name in weights if "*" not in name])
+    beside = [relative for _, relative in checkpoint.carried]
+    kept = set(filter_repo_objects(beside, allow_patterns=_SMALL, ignore_patterns=_IGNORED))
+    checkpoint.carried = [(path, relative) for path, relative in checkpoint.carried if relative in kept]
     checkpoint.name = repo_id
     checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return checkpoint
 
 
-def _weights(repo_id: str, revision: str | None) -> list[str]:
-    """Which weights to fetch: the shards of an index, else `model.safetensors`, else all there are at the top."""
-    from huggingface_hub import HfApi, constants, errors
+def _reachable_weights(repo_id: str, revision: str | None) -> list[str]:
+    """Which files hold the weights; an empty list where the hub may not or cannot be asked."""
+    from huggingface_hub import errors
 
-    if constants.HF_HUB_OFFLINE:
-        return _cached_weights(repo_id, revision)
     try:
-        siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
+        return [] if is_offline() else _listed_weights(repo_id, revision)
     except Exception as error:
-        if isinstance(error, errors.HfHubHTTPError) or not _unreachable(error):
+        if isinstance(error, RBEError | errors.HfHubHTTPError) or not _unreachable(error):
             raise
-        return _cached_weights(repo_id, revision)
+        return []
+
+
+def _listed_weights(repo_id: str, revision: str | None) -> list[str]:
+    """The shards, if there is an index of them, else `model.safetensors`, else all there are at the top."""
+    from huggingface_hub import HfApi
+
+    siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
     files = [sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename]
-    shards = [name for name in files if name.endswith(SUFFIX)]
-    if not shards:
+    found = [name for name in files if name.endswith(SUFFIX)]
+    if not found:
         raise RBEError(f"{repo_id}: {_NONE}")
     if _INDEX in files:
-        return [_SHARDS]
-    return [_WHOLE] if _WHOLE in shards else shards
+        return [name for name in found if _SHARD.fullmatch(name)]
+    return [_WHOLE] if _WHOLE in found else found
 
 
 def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
-    """What `_weights` chose when it was fetched."""
+    """The same as far as the cache has all of them; an empty list if it does not."""
     from huggingface_hub import try_to_load_from_cache
 
-    for name, weights in ((_INDEX, _SHARDS), (_WHOLE, _WHOLE)):
-        if isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str):
-            return [weights]
-    return [f"*{SUFFIX}"]
+    def cached(name: str) -> str | None:
+        path = try_to_load_from_cache(repo_id, name, revision=revision)
+        return path if isinstance(path, str) else None
+
+    index, whole = cached(_INDEX), cached(_WHOLE)
+    if index:
+        try:
+            names = sorted(set(json.loads(Path(index).read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []
+        return names if all(isinstance(name, str) and cached(name) for name in names) else []
+    if whole:
+        return [_WHOLE]
+    config = cached("config.json")
+    return sorted(path.name for path in Path(config).parent.glob(f"*{SUFFIX}")) if config else []
 
 
 def is_offline() -> bool:
@@ -111,24 +153,30 @@ def is_offline() -> bool:
 
 
 def is_cached(repo_id: str, revision: str | None = None) -> bool:
-    """Whether the cache has weights of a repository."""
-    return any("*" not in name or name == _SHARDS for name in _cached_weights(repo_id, revision))
+    """Whether the cache has the weights of a repository, all of them."""
+    return bool(_cached_weights(repo_id, revision))
 
 
 def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor]:
-    """The tensors of a repository, from the headers of its files alone. Raises RBEError saying what to do."""
+    """The tensors of a repository, from the headers of its files alone, which are fetched as ranges of bytes.
+
+    Raises RBEError saying what to do.
+    """
     from huggingface_hub import HfApi, errors
 
     with _explained(repo_id, revision):
+        names = _listed_weights(repo_id, revision)
         try:
-            found = HfApi().get_safetensors_metadata(repo_id, revision=revision)
-        except errors.NotASafetensorsRepoError:
-            raise RBEError(f"{repo_id}: {_NONE}") from None
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                headers = pool.map(
+                    lambda name: HfApi().parse_safetensors_file_metadata(repo_id, name, revision=revision), names
+                )
+                found = list(headers)
         except errors.SafetensorsParsingError:
             raise RBEError(f"{repo_id}: a file's header is not one of safetensors") from None
     tensors = []
-    for file in sorted(found.files_metadata):
-        for name, info in found.files_metadata[file].tensors.items():
+    for header in found:
+        for name, info in header.tensors.items():
             if info.dtype not in dtypes.BITS:
                 raise RBEError(f"{repo_id}: tensor {name!r} has dtype {info.dtype}, which this rbe does not know")
             tensors.append(RemoteTensor(name, info.dtype, tuple(info.shape)))

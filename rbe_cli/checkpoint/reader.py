@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import safetensors
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
+from rbe_cli.container.manifest import NAME as MANIFEST
+from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
@@ -21,6 +24,7 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 #: Other frameworks' weights and archives: never carried along.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot", ".pkl", ".npz")
+_COMPRESSED = "is compressed already; give the original, or what `rbe decode` makes of it"
 _MAX_CARRIED = 256 << 20
 _MAX_INDEX = 256 << 20
 #: Bytes that are read at once where a whole file or tensor passes by.
@@ -137,24 +141,30 @@ class Checkpoint:
         return [(i, tensor) for i, shard in enumerate(self.shards) for tensor in shard.tensors]
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
     """Open a `.safetensors` file, a folder with some, or a `.safetensors.index.json`.
+
+    Of a folder without an index, `names` are the files to open; none are all.
 
     Raises RBEError if there is nothing to open, CorruptFile if what is there is damaged.
     """
     if path.is_dir():
         indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
-        files = sorted(path.glob(f"*{SUFFIX}"))
+        files = [file for file in sorted(path.glob(f"*{SUFFIX}")) if not names or file.name in names]
         if len(indices) == 1:
             checkpoint = _from_index(indices[0])
         elif files:
             checkpoint = Checkpoint(path.resolve().name, [open_shard(file, file.name) for file in files])
+        elif (path / MANIFEST).is_file():
+            raise RBEError(f"{path}: {_COMPRESSED}")
         else:
             raise RBEError(f"{path}: no {SUFFIX} files here; rbe reads safetensors checkpoints")
         checkpoint.carried = _carried(path, {shard.relative for shard in checkpoint.shards})
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _from_index(path)
         checkpoint.carried = [(path, path.name)]
+    elif path.name.endswith(LAYER):
+        raise RBEError(f"{path}: {_COMPRESSED}")
     elif path.is_file():
         checkpoint = Checkpoint(path.name, [open_shard(path, path.name)])
     else:
@@ -233,7 +243,7 @@ def _carried(folder: Path, shards: set[str]) -> list[tuple[Path, str]]:
     What an earlier `rbe compress` wrote into the folder is not among them.
     """
     carried = []
-    compressed = {manifest.parent for manifest in folder.rglob("rbe.json")}
+    compressed = {manifest.parent for manifest in folder.rglob(MANIFEST)}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if compressed.intersection(path.parents):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import WithDefault
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.errors import UsageError
@@ -126,6 +126,8 @@ def model(
     """
     bounds = budget.bounds()
     caches = [parse_size(size) for size in cache or []]
+    for name in filter(None, [*paths, reference]):
+        fetch(name, status)
     load_kernels(status)
     from rbe_cli.layers.model_files import ModelFiles
     from rbe_cli.operations.bench_model import bench_model

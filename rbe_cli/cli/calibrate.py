@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stdout
+from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 
 if TYPE_CHECKING:
     from rbe_cli.operations.calibrate import Calibrated
@@ -75,6 +75,7 @@ def command(
 
       rbe calibrate ./llama --text wiki.txt --tokens 65536 --moments
     """
+    fetch(source, status)
     from rbe_cli.operations.calibrate import calibrate
 
     with progress_bar(status) as bar:

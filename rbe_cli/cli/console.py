@@ -131,6 +131,14 @@ def open_source(source: str, revision: str | None, status: Status) -> Checkpoint
     return sources.open_source(source, revision, progress=shown and console.is_terminal)
 
 
+def fetch(source: str, status: Status) -> None:
+    """Have a repository in the cache before an operation opens it, and show that."""
+    from rbe_cli.checkpoint.source import is_fetched
+
+    if is_fetched(source):
+        open_source(source, None, status)
+
+
 def load_kernels(status: Status, coding: bool = True) -> None:
     """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, tables
-from rbe_cli.cli.console import open_source, stdout
+from rbe_cli.cli.console import stdout
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, judge
 from rbe_cli.operations.figures import totals
@@ -58,7 +58,7 @@ def command(
       rbe inspect mini-gpt2 --snr 30
     """
     bounds = budget.bounds()
-    if not _is_compressed(Path(path)):
+    if not path or not _is_compressed(Path(path)):
         if bounds != budgets.NONE:
             raise UsageError(f"{path}: is not compressed, so there is no budget to keep; see `rbe compress --dry-run`")
         _inspect_checkpoint(path, revision, snr, Settings(jobs=jobs).threads, whole, as_json, markdown, status)
@@ -99,15 +99,15 @@ def _inspect_checkpoint(
     markdown: bool,
     status: options.Status,
 ) -> None:
-    from rbe_cli.checkpoint.source import is_remote
+    from rbe_cli.checkpoint.source import is_fetched, open_source
     from rbe_cli.cli.profile import show_profile, show_remote
 
-    if is_remote(source, revision):
+    if is_fetched(source, revision):
         from rbe_cli.checkpoint.hub import read_headers
 
         show_remote(source, read_headers(source, revision), as_json, markdown)
     else:
-        show_profile(open_source(source, revision, status), snr, threads, whole, as_json, markdown, status)
+        show_profile(open_source(source, revision, cached_only=True), snr, threads, whole, as_json, markdown, status)
 
 
 def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], whole: bool, markdown: bool) -> None:

@@ -186,8 +186,9 @@ class Manifest:
         path = folder / NAME
         try:
             data = bytes(PlainFile(path).read(0, _MAX_SIZE + 1))
-        except FileNotFoundError:
-            raise RBEError(f"{folder}: no {NAME} here; give a folder that `rbe compress` wrote") from None
+        except (FileNotFoundError, NotADirectoryError):
+            what = f"no {NAME} here" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
+            raise RBEError(f"{folder}: {what}; give a folder that `rbe compress` wrote") from None
         if len(data) > _MAX_SIZE:
             raise CorruptFile(f"{path}: too large to be a manifest")
         value = canonical.load(data.removesuffix(b"\n"), str(path))

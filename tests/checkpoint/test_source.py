@@ -10,7 +10,7 @@ import pytest
 from rbe_cli import models
 from rbe_cli.checkpoint.hub import looks_like_repo_id
 from rbe_cli.checkpoint.source import open_source
-from rbe_cli.errors import RBEError
+from rbe_cli.errors import RBEError, UsageError
 
 
 def test_local_path_wins(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,13 +32,39 @@ def test_no_other_shipped_model() -> None:
         models.path("maxi-gpt2")
 
 
-@pytest.mark.parametrize("source", ["./gone", "../gone", "/gone/model", "gone.safetensors", "a/b/c", "", "a b"])
+@pytest.mark.parametrize(
+    "source",
+    ["./gone", "../gone", "/gone/model", "gone.safetensors", "a/b/c", "a b", "org/name..", "a--b", "-a", "x.git"],
+)
 def test_what_can_only_be_a_path(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if not source:
-        pytest.skip("an empty argument is the current folder for pathlib")
     with pytest.raises(RBEError, match="no such file or folder"):
         open_source(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        ("", "SOURCE is empty"),
+        ("org/model@v1", "write org/model --revision v1"),
+        ("https://example.org/org/model", "give the repo id alone"),
+    ],
+)
+def test_what_was_probably_meant(source: str, advice: str) -> None:
+    with pytest.raises(RBEError, match=advice):
+        open_source(source)
+
+
+def test_a_revision_of_what_has_none(tiny_source: Path) -> None:
+    for source in (str(tiny_source), "mini-gpt2"):
+        with pytest.raises(UsageError, match="no --revision v1"):
+            open_source(source, "v1")
+
+
+def test_what_is_compressed_already(compressed: Path) -> None:
+    for path in (compressed, next(compressed.glob("*.rbe"))):
+        with pytest.raises(RBEError, match="is compressed already"):
+            open_source(str(path))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ TAGGED = "89abcdef0123456789abcdef0123456789abcdef"
 
 @dataclass
 class Repository:
-    """Files by commit; `problem` is the code and hub error of every answer."""
+    """Files by commit; `problem` is the code and hub error of every answer, `token` what a private one wants."""
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     problem: tuple[int, str] | None = None
+    token: str = ""
 
 
 @dataclass
@@ -83,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.problem:
             status, code = repository.problem
             return status, {"X-Error-Code": code, "X-Error-Message": code}, b"{}"
+        if repository.token and self.headers.get("Authorization") != f"Bearer {repository.token}":
+            return 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"{}"
         revision = parts[3] if len(parts) > 3 else "main"
         commit = {"main": COMMIT, "v1": TAGGED}.get(revision, revision)
         files = repository.files.get(commit)

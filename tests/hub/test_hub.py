@@ -23,14 +23,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     where = tmp_path_factory.mktemp("repositories")
-    other = {"pytorch_model.bin": b"x" * 5000, "consolidated.safetensors": b"y" * 5000, "onnx/model.onnx": b"z" * 5000}
-    tiny = contents(write_tiny_model(where / "tiny")) | other
+    other = dict.fromkeys(
+        ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "64.tflite", "onnx/model.onnx",
+         "onnx/config.json", "original/params.json", "consolidated.safetensors", "train.py", "sizes.csv"), b"x" * 5000
+    )  # fmt: skip
+    plain = contents(write_tiny_model(where / "tiny"))
+    tiny = plain | other
     repositories = {
         "org/tiny": Repository({COMMIT: tiny, TAGGED: tiny | {"config.json": b'{"model_type": "tagged"}'}}),
         "org/sharded": Repository({COMMIT: contents(write_sharded_model(where / "sharded")) | other}),
         "org/torch": Repository({COMMIT: {"pytorch_model.bin": b"x", "config.json": b"{}"}}),
         "org/gated": Repository(problem=(403, "GatedRepo")),
         "org/private": Repository(problem=(401, "RepoNotFound")),
+        "org/locked": Repository({COMMIT: tiny}, token="hf_good"),
+        "org/variant": Repository({COMMIT: {name.replace("model.", "model.fp16."): plain[name] for name in plain}}),
         "org/broken": Repository(problem=(500, "Broken")),
         "org/refused": Repository(problem=(401, "Invalid credentials in Authorization header")),
         "org/forbidden": Repository(problem=(403, "Forbidden")),
@@ -88,15 +94,37 @@ def test_revision_and_shards(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
     assert shards == {f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)}
 
 
-def test_inspect_reads_headers_only(rbe, endpoint: Endpoint) -> None:
-    done = rbe("inspect", "org/tiny", "--json")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    check_document(document)
-    found = {tensor["name"]: tensor for tensor in document["tensors"]}
-    assert found["h.0.attn.weight"]["shape"] == [160, 96]
-    assert endpoint.fetched() == {"model.safetensors"}
-    assert endpoint.sent("model.safetensors") <= 100_001
+@pytest.mark.parametrize("repository", ["org/tiny", "org/sharded", "org/variant"])
+def test_inspect_reads_headers_only_however_often(rbe, endpoint: Endpoint, repository: str) -> None:
+    for _ in range(2):
+        endpoint.asked.clear()
+        done = rbe("inspect", repository, "--json")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        document = json.loads(done.stdout)
+        check_document(document)
+        found = {tensor["name"]: tensor for tensor in document["tensors"]}
+        assert found["h.0.attn.weight"]["shape"] == [160, 96]
+        assert endpoint.fetched()
+        assert all(endpoint.sent(name) <= 100_001 for name in endpoint.fetched())
+
+
+def test_a_token_from_its_usual_places(rbe, tmp_path: Path) -> None:
+    assert rbe("inspect", "org/locked").returncode == 1
+    assert rbe("inspect", "org/locked", HF_TOKEN="hf_good").returncode == 0
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "token").write_text("hf_good")
+    assert rbe("compress", "org/locked", "--dry-run", "-q").returncode == 0
+
+
+def test_what_other_programs_put_in_the_cache_does_not_matter(rbe, tmp_path: Path) -> None:
+    assert rbe("compress", "gpt2", "-o", "before", "-q").returncode == 0
+    (snapshot,) = (tmp_path / "home").rglob("snapshots/*")
+    (snapshot / "junk.py").write_text("junk")
+    (snapshot / "consolidated.safetensors").write_bytes((snapshot / "model.safetensors").read_bytes())
+    assert rbe("compress", "gpt2", "-o", "after", "-q", HF_HUB_OFFLINE="1").returncode == 0
+    work = tmp_path / "work"
+    assert contents(work / "before") == contents(work / "after")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +143,9 @@ def test_inspect_reads_headers_only(rbe, endpoint: Endpoint) -> None:
         ("org/tiny", [], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
     ],
 )
-def test_every_error_is_its_own_line(rbe, repository: str, arguments: list[str], environment, words: str) -> None:
-    done = rbe("compress", repository, "-q", *arguments, **environment)
+@pytest.mark.parametrize("command", ["compress", "inspect"])
+def test_every_error_is_its_own_line(rbe, command, repository: str, arguments, environment, words: str) -> None:
+    done = rbe(command, repository, "-q", *arguments, **environment)
     assert done.returncode == 1
     assert done.stderr.startswith(f"rbe: {repository}: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -127,3 +156,12 @@ def test_a_local_path_wins(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "work" / "org" / "tiny")
     assert rbe("inspect", "org/tiny", "-q").returncode == 0
     assert not endpoint.asked
+
+
+def test_every_command_that_reads_a_model_says_that_it_is_fetched(rbe, tmp_path: Path) -> None:
+    done = rbe("calibrate", "org/tiny", "--text", __file__)
+    assert done.stderr.startswith("fetching org/tiny from the hub\nrbe: ")
+    assert done.returncode == 1
+    done = rbe("sweep", "gpt2", "--bits", "6", "--efforts", "0", "--no-progress")
+    assert done.returncode == 0, done.stderr
+    assert "%|" not in done.stderr
