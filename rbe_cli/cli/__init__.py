@@ -1,10 +1,12 @@
 """The command line: one module per command. A thin layer: every command is one library call and printing.
 
-Exit codes: 0 good, 1 cannot, 2 wrong usage, 3 over budget, 4 corrupt or hostile file, 130 interrupted.
+Exit codes: 0 good, 1 cannot, 2 wrong usage, 3 over budget, 4 corrupt or hostile file, 130 interrupted, 141 nobody reads
+the output any more.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -15,7 +17,7 @@ from rbe_cli import __version__
 from rbe_cli.cli.lazy import Later, add_later
 from rbe_cli.errors import RBEError
 
-_INTERRUPTED = 130
+_INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 
 app = typer.Typer(
     name="rbe",
@@ -57,22 +59,21 @@ def _root(
 
 def main() -> None:
     """Run the command line. What goes wrong on purpose is one line on stderr and an exit code."""
-    # What a CI system sends first: clean up as for Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Closed by the caller: `rbe ... >&-`.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    _heed_interrupts()
     try:
-        code = app(prog_name="rbe", standalone_mode=False)
-        if code != _INTERRUPTED:
-            sys.exit(code or 0)
-        raise KeyboardInterrupt
+        sys.exit(_run())
     except RBEError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was left behind")
+        _complain("interrupted; nothing half-written was left behind")
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_OUTPUT_CLOSED)
     except MemoryError:
         _complain("out of memory")
         sys.exit(1)
@@ -86,6 +87,36 @@ def main() -> None:
             raise
         _explain_usage(error)
         sys.exit(error.exit_code)
+
+
+def _run() -> int:
+    """The exit code of the command."""
+    try:
+        code = app(prog_name="rbe", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as end:
+        # So rich and typer leave when nothing reads their output any more; else only completion leaves so.
+        return _OUTPUT_CLOSED if end.code == 1 and "_RBE_COMPLETE" not in os.environ else int(end.code or 0)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return code or 0
+
+
+def _heed_interrupts() -> None:
+    """Raise KeyboardInterrupt for Ctrl-C, and for what a CI system sends first; both clean up alike."""
+
+    def interrupt(number: int, _: object) -> None:
+        numpy = getattr(sys.modules.get("numpy"), "__spec__", None)
+        if getattr(numpy, "_initializing", False):
+            # Its C code would print a traceback of its own; it takes a tenth of a second.
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            return
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _complain(text: str) -> None:

@@ -106,8 +106,8 @@ def model(
         float | None, budgets.option("--min-top1", "P", "Part of tokens with the same likeliest token.")
     ] = None,
     jobs: options.Jobs = 1,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Perplexity, KL divergence and top-1 agreement of a compressed language model, its speed and its memory.
 
@@ -125,7 +125,7 @@ def model(
       rbe bench model plain.rbe calibrated.rbe
     """
     bounds = budget.bounds()
-    caches = [parse_size(size) for size in cache or []]
+    caches = [parse_size(size, "--cache") for size in cache or []]
     for name in filter(None, [*paths, reference]):
         fetch(name, status)
     load_kernels(status)
@@ -144,10 +144,10 @@ def model(
                 paths, reference=reference, text=text, engine=engine, limit=tokens, context=context, threads=threads,
                 progress=bar,
             )  # fmt: skip
-        if as_json:
+        if form.as_json:
             tables.print_json(bench_models.document(original, found))
         else:
-            bench_models.show(original, found)
+            bench_models.show(original, found, form.markdown)
         return
     with progress_bar(status) as bar:
         done = bench_model(
@@ -162,10 +162,10 @@ def model(
     judged = _judge_folder(path, bounds) + [
         Budget(option, bound, figure) for option, bound, figure in figures if bound is not None
     ]
-    if as_json:
+    if form.as_json:
         tables.print_json(_document(path, done, judged))
     else:
-        _print(stdout(), path, done, judged, markdown)
+        _print(stdout(), path, done, judged, form.markdown)
     budgets.require(judged)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,8 @@ from rich.table import Table
 
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
+from rbe_cli.cli.figure import check_plot
 from rbe_cli.cli.tables import name_text, number, shape_text, show
-from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
@@ -67,14 +66,11 @@ def command(
     repeat: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="Time everything so often.", rich_help_panel=_OUTPUT)
     ] = 3,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw rate against SNR and gap: .svg or .png.", rich_help_panel=_OUTPUT),
-    ] = None,
+    plot: Annotated[Path | None, options.plot_option(_OUTPUT)] = None,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     r"""Bits per weight, SNR, gap to the Shannon bound and speed of the codec, at a list of rates and efforts.
 
@@ -97,13 +93,13 @@ def command(
     """
     from rbe_cli.operations.settings import Settings
 
-    rates, levels = _list("--bits", bits, float), _list("--efforts", efforts, int)
+    rates, levels = options.values("--bits", bits, float), options.values("--efforts", efforts, int)
     settings = Settings(bits=rates[0], effort=levels[0], objective=objective, transform=transform, jobs=jobs)
     for rate in rates:
         Settings(bits=rate)
     for level in levels:
         Settings(effort=level)
-    _check_plot(plot)
+    check_plot(plot)
     from rbe_cli.operations import bench_sources
 
     sources = [bench_sources.gaussian(synthetic), bench_sources.structured(synthetic)] if synthetic else []
@@ -117,30 +113,10 @@ def command(
         from rbe_cli.cli.rate_distortion_plot import draw
 
         draw(plot, points)
-    if as_json:
+    if form.as_json:
         tables.print_json(_document(sources, points, settings))
     else:
-        _print(sources, points, settings, markdown)
-
-
-def _list(option: str, text: str, kind: type[float] | type[int]) -> list[Any]:
-    """Comma-separated numbers, each once."""
-    try:
-        return list(dict.fromkeys(kind(item) for item in text.split(",")))
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: write numbers with commas between, like 2,3,4") from None
-
-
-def _check_plot(plot: Path | None) -> None:
-    """Before anything is measured."""
-    if plot is None:
-        return
-    if plot.suffix.lower() not in (".svg", ".png", ".pdf"):
-        raise UsageError(f"--plot {plot}: end it in .svg, .png or .pdf")
-    if not plot.absolute().parent.is_dir():
-        raise RBEError(f"--plot {plot}: there is no folder {plot.parent}")
-    if find_spec("matplotlib") is None:
-        raise RBEError("--plot needs matplotlib: pip install 'rbe-cli[plot]'")
+        _print(sources, points, settings, form.markdown)
 
 
 def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Settings, markdown: bool) -> None:

@@ -57,8 +57,8 @@ def command(
     ] = 0.5,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Ratio, error, speed and memory of layers that run from their compressed form, against the guide's targets.
 
@@ -102,10 +102,10 @@ def command(
         raise UsageError(f"--layers {layers!r}: no layer has such a name")
     with progress_bar(status) as bar:
         rows = bench_layers(subjects, seconds=seconds, threads=Settings(jobs=jobs).threads, progress=bar)
-    if as_json:
+    if form.as_json:
         tables.print_json(_document(rows))
     else:
-        _print(rows, markdown)
+        _print(rows, form.markdown)
 
 
 def _print(rows: Sequence[Row], markdown: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
+from rbe_cli.cli import tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.cli.tables import name_text, number, size_text
 from rbe_cli.operations.figures import finite
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rbe_cli.operations.model_quality import Estimate
 
 
-def show(reference: str, found: list[Closeness]) -> None:
+def show(reference: str, found: list[Closeness], markdown: bool) -> None:
     """Print it."""
     encoder = found[0].quality is None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -32,7 +33,7 @@ def show(reference: str, found: list[Closeness]) -> None:
         cells += [_plus_minus(quality.top1.scaled(100), ".3f")] if quality else []
         table.add_row(name_text(one.path), *cells)
     console = stdout()
-    console.print(table)
+    tables.show(console, table, markdown)
     parts = f"{found[0].sums.size} lines" if encoder else f"{found[0].counts.sum():,.0f} tokens"
     console.print(f"against {reference}, on {parts}; +- is the standard error, of a ratio that of the pairs")
 

@@ -56,7 +56,7 @@ class BudgetOptions:
 
     def bounds(self) -> GroupedBounds:
         """Those on the command line win over the file's bounds on the whole. Raises RBEError, UsageError."""
-        size = None if self.max_size is None else parse_size(self.max_size)
+        size = None if self.max_size is None else parse_size(self.max_size, "--max-size")
         whole = Bounds(size, self.min_ratio, self.max_bits, self.max_rmse, self.max_nrmse, self.min_snr)
         bounds = NONE if self.budget_file is None else read_bounds(self.budget_file)
         return bounds.with_whole(whole)

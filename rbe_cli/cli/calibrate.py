@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
+from rbe_cli.container.atomic import check_file
 
 if TYPE_CHECKING:
     from rbe_cli.operations.calibrate import Calibrated
@@ -60,8 +61,9 @@ def command(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Threads; the last bits may depend on it.")
     ] = 1,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    force: options.Force = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Run a model over a text and write how strong each input of each weight is, for `rbe compress --importance`.
 
@@ -75,6 +77,8 @@ def command(
 
       rbe calibrate ./llama --text wiki.txt --tokens 65536 --moments
     """
+    for file in filter(None, (out, sensitivity)):
+        check_file(file, force)
     fetch(source, status)
     from rbe_cli.operations.calibrate import calibrate
 
@@ -94,7 +98,7 @@ def command(
                 settings=Settings(bits=COARSE_BITS, importance=out),
             )  # fmt: skip
         write_overrides(sensitivity, found)
-    if as_json:
+    if form.as_json:
         tables.print_json(_document(source, out, done, found))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -105,12 +109,12 @@ def command(
         gain = tables.number(done.gain(name), ".2f") if name in done.mean_squares else "never used"
         table.add_row(tables.name_text(name), str(inputs.channels), str(inputs.axis), gain)
     console = stdout()
-    tables.show(console, table, markdown)
+    tables.show(console, table, form.markdown)
     again = f", read {done.passes} times" if done.passes > 1 else ""
     console.print(f"{done.tokens:,} tokens{again}, {done.seconds:.1f} s")
     console.print(f"wrote {out}, {tables.size_text(done.bytes)}")
     if found is not None:
-        tables.show(console, _sensitivity_table(found), markdown)
+        tables.show(console, _sensitivity_table(found), form.markdown)
         console.print(f"{found.tokens:,} tokens for each matrix; wrote {sensitivity}")
 
 

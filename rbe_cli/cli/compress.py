@@ -42,7 +42,7 @@ def command(
             help="Where to write; - is a tar on stdout.  \\[default: SOURCE's name + .rbe, here]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output rbe wrote before.")] = False,
+    force: options.Force = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -57,8 +57,8 @@ def command(
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
     whole: options.Whole = False,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Compress a checkpoint into a folder: one .rbe file per layer, and rbe.json.
 
@@ -86,16 +86,17 @@ def command(
         return
     bounds = budget.bounds()
     checkpoint = open_source(source, revision, status)
+    settings.check_patterns([info.name for _, info in checkpoint.tensors])
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
     load_kernels(status, coding=not dry_run)
     if dry_run:
-        _dry_run(checkpoint, settings, bounds, whole, as_json, markdown, status)
+        _dry_run(checkpoint, settings, bounds, whole, form, status)
         return
     from rbe_cli.operations.compress import compress
 
     if resume and out == STDOUT:
         raise UsageError("--resume needs a folder to go on in: name one with -o")
-    target = tar_on_stdout(named.name, as_json) if out == STDOUT else nullcontext(out or named)
+    target = tar_on_stdout(named.name, form.as_json) if out == STDOUT else nullcontext(out or named)
     with target as folder, progress_bar(status) as bar:
         done = compress(checkpoint, folder, settings, force=force, resume=resume, progress=bar)
     out = out or named
@@ -112,7 +113,7 @@ def command(
         "peak_memory_bytes": peak_memory(),
         "passes": done.passes,
     }
-    if as_json:
+    if form.as_json:
         document = {
             "command": "compress",
             "path": str(out),
@@ -126,7 +127,7 @@ def command(
     else:
         console = stderr() if out == STDOUT else stdout()
         if not (status.quiet and out == STDOUT):
-            _print(console, done, figures, judged, settings.threads, whole, markdown)
+            _print(console, done, figures, judged, settings.threads, whole, form.markdown)
             console.print("wrote a tar to stdout" if out == STDOUT else f"wrote {out}")
     budgets.require(judged, f"; {out} is written all the same")
 
@@ -136,8 +137,7 @@ def _dry_run(
     settings: Settings,
     bounds: GroupedBounds,
     whole: bool,
-    as_json: bool,
-    markdown: bool,
+    form: options.Form,
     status: options.Status,
 ) -> None:
     from rbe_cli.operations.forecast import forecast
@@ -147,7 +147,7 @@ def _dry_run(
     tensors = expected.manifest.tensors
     judged = judge(bounds, tensors, expected.size)
     figures = totals(tensors, expected.size, tables.carried_bytes(expected.manifest)) | {"seconds": expected.seconds}
-    if as_json:
+    if form.as_json:
         document = {
             "command": "compress",
             "dry_run": True,
@@ -160,10 +160,10 @@ def _dry_run(
         tables.print_json(document)
     else:
         console = stdout()
-        tables.show(console, tables.tensor_table(tensors, None, whole), markdown)
+        tables.show(console, tables.tensor_table(tensors, None, whole), form.markdown)
         tables.print_totals(console, figures)
         if judged:
-            tables.show(console, budgets.table(judged), markdown)
+            tables.show(console, budgets.table(judged), form.markdown)
         console.print(f"a forecast, made in {expected.seconds:.1f} s; nothing was written")
     budgets.require(judged, "; a forecast, nothing was written")
 

@@ -27,7 +27,7 @@ def command(
             help="A folder, a .safetensors file, or - for one on stdout.  \\[default: PATH + .decoded]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")] = False,
+    force: options.Force = False,
     max_decoded_size: options.MaxDecodedSize = None,
     jobs: options.Jobs = 0,
     as_json: options.Json = False,
@@ -44,7 +44,7 @@ def command(
 
       rbe decode mini.rbe -o - | sha256sum
     """
-    limit = None if max_decoded_size is None else parse_size(max_decoded_size)
+    limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
     load_kernels(status)
     from rbe_cli.operations.decode import decode

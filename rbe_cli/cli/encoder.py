@@ -141,5 +141,5 @@ class EncoderOptions:
         del given["preset"], given["overrides_file"]
         if self.overrides_file is not None:
             given["overrides"] = (given["overrides"] or ()) + read_overrides(self.overrides_file)
-        given["size"] = None if self.size is None else parse_size(self.size)
+        given["size"] = None if self.size is None else parse_size(self.size, "--size")
         return resolve(self.preset, given | {"jobs": jobs})

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rbe_cli.operations.inspect import Inspected
 
 
+#: dB that a checkpoint is profiled for.
+_SNR, _SNR_MOST = 24.0, 200.0
+
+
 @options.grouped
 def command(
     path: Annotated[
@@ -32,13 +36,18 @@ def command(
     budget: budgets.BudgetOptions,
     status: options.Status,
     snr: Annotated[
-        float, typer.Option("--snr", metavar="DB", help="For a checkpoint: tell the bits this SNR would take.")
-    ] = 24.0,
+        float | None,
+        typer.Option(
+            "--snr",
+            metavar="DB",
+            help=f"For a checkpoint: tell the bits this SNR would take.  \\[default: {_SNR:g}]",
+        ),
+    ] = None,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
     whole: options.Whole = False,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Show what a compressed folder or a layer file holds: sizes from the files, errors as they were measured.
 
@@ -61,14 +70,18 @@ def command(
     if not path or not _is_compressed(Path(path)):
         if bounds != budgets.NONE:
             raise UsageError(f"{path}: is not compressed, so there is no budget to keep; see `rbe compress --dry-run`")
-        _inspect_checkpoint(path, revision, snr, Settings(jobs=jobs).threads, whole, as_json, markdown, status)
+        _inspect_checkpoint(
+            path, revision, _SNR if snr is None else snr, Settings(jobs=jobs).threads, whole, form, status
+        )
         return
+    if snr is not None or revision is not None:
+        raise UsageError(f"{path}: is compressed; --snr and --revision are for a checkpoint that is not")
     from rbe_cli.operations.inspect import inspect
 
     found = inspect(Path(path))
     judged = judge(bounds, found.tensors, found.size)
     figures = totals(found.tensors, found.size, tables.carried_bytes(found.manifest))
-    if as_json:
+    if form.as_json:
         document: dict[str, Any] = {"command": "inspect", "path": path}
         if found.manifest is not None:
             document |= {"source": found.manifest.source, "settings": found.manifest.settings}
@@ -78,7 +91,7 @@ def command(
         document |= {"totals": figures, "budget": budgets.as_json(judged)}
         tables.print_json(document)
     else:
-        _print(found, figures, judged, whole, markdown)
+        _print(found, figures, judged, whole, form.markdown)
     budgets.require(judged)
 
 
@@ -95,19 +108,20 @@ def _inspect_checkpoint(
     snr: float,
     threads: int,
     whole: bool,
-    as_json: bool,
-    markdown: bool,
+    form: options.Form,
     status: options.Status,
 ) -> None:
+    if not 0 <= snr <= _SNR_MOST:
+        raise UsageError(f"--snr must be from 0 to {_SNR_MOST:g}, not {snr:g}")
     from rbe_cli.checkpoint.source import is_fetched, open_source
     from rbe_cli.cli.profile import show_profile, show_remote
 
     if is_fetched(source, revision):
         from rbe_cli.checkpoint.hub import read_headers
 
-        show_remote(source, read_headers(source, revision), as_json, markdown)
+        show_remote(source, read_headers(source, revision), form)
     else:
-        show_profile(open_source(source, revision, cached_only=True), snr, threads, whole, as_json, markdown, status)
+        show_profile(open_source(source, revision, cached_only=True), snr, threads, whole, form, status)
 
 
 def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], whole: bool, markdown: bool) -> None:

@@ -26,13 +26,27 @@ SourceOrMini = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a repo id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, fit for a pull request.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that is there.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Threads; 0 is one per core. Same bytes for any.")]
 MaxDecodedSize = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GB, or 4000 times the folder]"),
 ]
 Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the small exact ones too.")]
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which form a command prints its results."""
+
+    as_json: Json = False
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, fit for a pull request.")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.markdown:
+            raise UsageError("give --json or --markdown, not both")
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,29 @@ class Status:
     def __post_init__(self) -> None:
         if self.quiet and self.verbose:
             raise UsageError("give --quiet or --verbose, not both")
+
+
+def plot_option(panel: str) -> Any:
+    """Where to draw."""
+    return typer.Option(metavar="FILE", help="Draw rate against SNR: .svg, .png or .pdf.", rich_help_panel=panel)
+
+
+def values(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
+    """What a comma-separated list has, each once; of None, nothing. Raises UsageError.
+
+    >>> values("--blocks", "64,128,64", int)
+    [64, 128]
+    """
+    if text is None:
+        return []
+    try:
+        found = [kind(part.strip()) for part in text.split(",")]
+    except ValueError:
+        found = [""]
+    if "" in found:
+        example = "64,128,256" if kind is int else "2,3.5,4" if kind is float else "dct,dwt"
+        raise UsageError(f"{flag} {text!r}: write a list with commas, like {example}")
+    return list(dict.fromkeys(found))
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rbe_cli.cli.figure import save
 from rbe_cli.cli.sweep_tables import Outcome
-from rbe_cli.errors import RBEError
 from rbe_cli.metrics import DB_PER_BIT
 
 
 def draw(path: Path, outcome: Outcome) -> None:
-    """Write the plot; the suffix says the format. Raises RBEError for one matplotlib does not know."""
-    from matplotlib import rc_context
+    """Write the plot; the suffix says the format."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -38,9 +37,4 @@ def draw(path: Path, outcome: Outcome) -> None:
     axes.set_ylabel("SNR of the decoded weights, dB")
     axes.set_title(outcome.source + (" (a sample)" if outcome.sample else ""))
     axes.grid(alpha=0.3)
-    try:
-        # The same figures give the same file: no date, no random names.
-        with rc_context({"svg.hashsalt": "rbe"}):
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-    except ValueError:
-        raise RBEError(f"{path}: matplotlib cannot write that format; end it in .png, .svg or .pdf") from None
+    save(figure, path)

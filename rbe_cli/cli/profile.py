@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
-from rbe_cli.cli.options import Status
+from rbe_cli.cli.options import Form, Status
 
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.hub import RemoteTensor
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 _SMALL = 1024
 
 
-def show_profile(
-    checkpoint: Checkpoint, snr: float, threads: int, whole: bool, as_json: bool, markdown: bool, status: Status
-) -> None:
+def show_profile(checkpoint: Checkpoint, snr: float, threads: int, whole: bool, form: Form, status: Status) -> None:
     """Profile a checkpoint and print it."""
     load_kernels(status, coding=False)
     from rbe_cli.operations.profile import profile
@@ -32,7 +30,7 @@ def show_profile(
         profiles = profile(checkpoint, snr, threads=threads, progress=bar)
     source = sum(shard.size for shard in checkpoint.shards)
     elements = sum(found.info.elements for found in profiles)
-    if as_json:
+    if form.as_json:
         document = {
             "command": "inspect",
             "source": checkpoint.name,
@@ -43,7 +41,7 @@ def show_profile(
         tables.print_json(document)
         return
     console = stdout()
-    tables.show(console, _table(profiles, snr, whole), markdown)
+    tables.show(console, _table(profiles, snr, whole), form.markdown)
     console.print(f"{len(profiles)} tensors, {elements:,} weights, {tables.size_text(source)}, not compressed")
     coded = [found for found in profiles if found.bits is not None]
     if coded:
@@ -99,11 +97,11 @@ def _json(found: TensorProfile) -> dict[str, Any]:
     }
 
 
-def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], as_json: bool, markdown: bool) -> None:
+def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], form: Form) -> None:
     """Print what the headers of a repository say."""
     elements = sum(tensor.elements for tensor in tensors)
     size = sum(tensor.nbytes for tensor in tensors)
-    if as_json:
+    if form.as_json:
         document = {
             "command": "inspect",
             "source": repo_id,
@@ -130,7 +128,7 @@ def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], as_json: bool, ma
         shape = tables.shape_text(tensor.shape)
         table.add_row(tables.name_text(tensor.name), shape, tensor.dtype, tables.size_text(tensor.nbytes))
     console = stdout()
-    tables.show(console, table, markdown)
+    tables.show(console, table, form.markdown)
     console.print(
         f"{len(tensors)} tensors, {elements:,} weights, {tables.size_text(size)}, on the hub: "
         "read from the headers, no weights were fetched"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rbe_cli.cli.figure import save
 from rbe_cli.metrics import DB_PER_BIT
 from rbe_cli.operations.bench_codec import Point
 
@@ -20,7 +21,6 @@ def draw(path: Path, points: Sequence[Point]) -> None:
 
     Above, SNR at the highest effort; below, the gap at all of them. Colour is the source, marker the effort.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import NullLocator
@@ -79,9 +79,7 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     below.legend(shapes, [f"effort {effort}" for effort in efforts], fontsize="small", ncols=2)
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    # The same figures give the same file: no date, no random names.
-    with rc_context({"svg.hashsalt": "rbe"}):
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+    save(figure, path)
 
 
 def _short(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +9,12 @@ import typer
 
 from rbe_cli.cli import budgets, options, sweep_tables, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar
-from rbe_cli.errors import OverBudget, RBEError, UsageError
+from rbe_cli.cli.figure import check_plot
+from rbe_cli.container.atomic import check_file
+from rbe_cli.errors import Interrupted, OverBudget, RBEError, UsageError
 
 if TYPE_CHECKING:
+    from rbe_cli.cli.sweep_tables import Outcome
     from rbe_cli.operations.sweep import Point
 
 _GRID, _OUTPUT = "Grid (comma-separated lists)", "Results"
@@ -54,10 +56,7 @@ def command(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", rich_help_panel=_OUTPUT)
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw rate against SNR: .png, .svg, .pdf.", rich_help_panel=_OUTPUT),
-    ] = None,
+    plot: Annotated[Path | None, options.plot_option(_OUTPUT)] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -66,8 +65,8 @@ def command(
     ] = None,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Compress with every combination of some settings, and compare: size, error, speed.
 
@@ -84,18 +83,21 @@ def command(
       rbe sweep ./model --ratios 4,8,16 --sample 0.1 --results sweep.jsonl
     """
     bounds = budget.bounds()
-    _check_choices(objective, sort, plot)
+    _check_choices(objective, sort)
+    check_plot(plot)
+    for file in filter(None, (results, csv_file, report)):
+        check_file(file, replace=True)
     from rbe_cli.operations.sweep import Grid
 
     axes = {
-        "block": _list("--blocks", blocks, int),
-        "k": _list("--ks", ks, int),
-        "transform": _list("--transforms", transforms, str),
-        "effort": _list("--efforts", efforts, int),
-        "objective": _list("--objectives", objectives, str),
+        "block": options.values("--blocks", blocks, int),
+        "k": options.values("--ks", ks, int),
+        "transform": options.values("--transforms", transforms, str),
+        "effort": options.values("--efforts", efforts, int),
+        "objective": options.values("--objectives", objectives, str),
     }
-    rates = [("bits", b) for b in _list("--bits", bits, float)] + [
-        ("ratio", r) for r in _list("--ratios", ratios, float)
+    rates = [("bits", b) for b in options.values("--bits", bits, float)] + [
+        ("ratio", r) for r in options.values("--ratios", ratios, float)
     ]
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()
@@ -120,8 +122,26 @@ def command(
                 bar.line(f"{count}/{len(settings)} {what}: {sweep_tables.short(point)}{kept}")
                 bar.advance(1)
 
-        points = sweep.sweep(checkpoint, settings, results, done)
+        try:
+            points = sweep.sweep(checkpoint, settings, results, done)
+        except KeyboardInterrupt:
+            if results is None:
+                raise
+            raise Interrupted(f"interrupted; finished points are in {results}, and the same command goes on") from None
     outcome = sweep_tables.judge_points(checkpoint.name, points, part, bounds, objective, sort)
+    _write(outcome, csv_file, plot, report)
+    if form.as_json:
+        tables.print_json(sweep_tables.document(outcome))
+    else:
+        sweep_tables.print_outcome(outcome, form.markdown)
+    if all(point.problem for point in points):
+        raise RBEError(f"{checkpoint.name}: none of the {len(points)} points can be had; ask for more bits")
+    if bounds != budgets.NONE and not outcome.allowed:
+        raise OverBudget(f"over budget: none of the {len(points)} points keeps every bound")
+
+
+def _write(outcome: Outcome, csv_file: Path | None, plot: Path | None, report: Path | None) -> None:
+    """The files the user asked for."""
     if csv_file:
         sweep_tables.write_csv(csv_file, outcome)
     if plot:
@@ -132,24 +152,9 @@ def command(
         from rbe_cli.cli.report import write_report
 
         write_report(report, outcome)
-    if as_json:
-        tables.print_json(sweep_tables.document(outcome))
-    else:
-        sweep_tables.print_outcome(outcome, markdown)
-    if bounds != budgets.NONE and not outcome.allowed:
-        raise OverBudget(f"over budget: none of the {len(points)} points keeps every bound")
 
 
-def _list(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
-    if text is None:
-        return []
-    try:
-        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
-    except ValueError:
-        raise UsageError(f"{flag} {text!r}: write a list like 64,128,256") from None
-
-
-def _check_choices(objective: str, sort: str, plot: Path | None) -> None:
+def _check_choices(objective: str, sort: str) -> None:
     from rbe_cli.operations.settings import OBJECTIVES as ENCODER
     from rbe_cli.operations.sweep import OBJECTIVES, SORTS
 
@@ -158,8 +163,3 @@ def _check_choices(objective: str, sort: str, plot: Path | None) -> None:
         raise UsageError(f"--objective must be {_OBJECTIVES}, not {objective!r}{advice}")
     if sort not in SORTS:
         raise UsageError(f"--sort must be {_SORTS}, not {sort!r}")
-    if plot:
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise RBEError("--plot needs matplotlib: pip install 'rbe-cli[plot]'; --report needs nothing") from None

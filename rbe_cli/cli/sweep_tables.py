@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import stdout
+from rbe_cli.container.atomic import atomic_file
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
@@ -197,8 +199,10 @@ def write_csv(path: Path, outcome: Outcome) -> None:
     """A line per point, sorted as the table is."""
     rows = [_row(outcome, i) for i in outcome.order]
     names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, *(key for key in rows[0] if key != "settings")])
-        for row in rows:
-            writer.writerow([row["settings"].get(name, "") for name in names] + list(row.values())[1:])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*names, *(key for key in rows[0] if key != "settings")])
+    for row in rows:
+        writer.writerow([row["settings"].get(name, "") for name in names] + list(row.values())[1:])
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode())

@@ -29,8 +29,8 @@ def command(
     ] = None,
     max_decoded_size: options.MaxDecodedSize = None,
     jobs: options.Jobs = 0,
-    as_json: options.Json = False,
-    markdown: options.Markdown = False,
+    *,
+    form: options.Form,
 ) -> None:
     """Check every byte of a compressed folder and decode everything in it, writing nothing.
 
@@ -43,7 +43,7 @@ def command(
 
       rbe verify mini.rbe --against mini-gpt2
     """
-    limit = None if max_decoded_size is None else parse_size(max_decoded_size)
+    limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
     original = None
     if against is not None:
@@ -54,12 +54,12 @@ def command(
     with progress_bar(status) as bar:
         done = verify(path, original, threads=settings.threads, max_decoded=limit, progress=bar)
     speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
-    if as_json:
+    if form.as_json:
         tables.print_json(_document(path, against, done, speed))
         return
     console = stdout()
     if done.measured:
-        tables.show(console, _table(done), markdown)
+        tables.show(console, _table(done), form.markdown)
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
         f"{len(done.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.size)}: every checksum right, "

@@ -20,8 +20,15 @@ _LONGEST = 200
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when all went well: temporary, flushed, synced, renamed."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent)
+    """A file to write that takes the place of `path` when all went well: temporary, flushed, synced, renamed.
+
+    Raises RBEError if there cannot be such a file.
+    """
+    check_file(path, replace=True)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -46,7 +53,10 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
     stays until the new one is complete, and comes back if the last step fails.
     """
     check_free(path, replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
     with _working_folder(path) as work:
         whole, old = work / "whole", work / "old"
         if old.exists() and not path.exists():
@@ -82,7 +92,10 @@ def _working_folder(path: Path) -> Iterator[Path]:
         name = name[: _LONGEST // 4] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     work = path.with_name(f".{name}.partial")
     while True:
-        work.mkdir(exist_ok=True)
+        try:
+            work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
         if work.is_symlink() or work.stat().st_uid != os.geteuid():
             raise RBEError(f"{work}: is not a folder of yours; remove it, or choose another output with -o")
         handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
@@ -119,6 +132,16 @@ def check_free(path: Path, replace: bool) -> None:
     if path.is_symlink() or path.is_file() or (path.exists() and not path.is_dir()):
         raise RBEError(f"{path}: is not a folder; choose another output with -o")
     if path.exists() and any(path.iterdir()) and not replace:
+        raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+
+
+def check_file(path: Path, replace: bool) -> None:
+    """Raise RBEError if there cannot be a file `path`, or if there is one that must not be replaced."""
+    if path.is_dir():
+        raise RBEError(f"{path}: is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not replace:
         raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
 
 

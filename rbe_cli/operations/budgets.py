@@ -52,7 +52,8 @@ class Bounds:
     def __post_init__(self) -> None:
         for name, value in self.given().items():
             if not math.isfinite(value) or (value < 0 and name != "min_snr"):
-                raise UsageError(f"{_option(name)} must be a number that is not negative, not {value:g}")
+                wanted = "a number" if name == "min_snr" else "0 or more"
+                raise UsageError(f"{_option(name)} must be {wanted}, not {value:g}")
 
     def given(self) -> dict[str, Any]:
         """The bounds there are, by name."""
@@ -148,7 +149,7 @@ def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
         if key not in names:
             raise unknown_key(key, [*names, _GROUPS], where)
         if key == "max_size" and isinstance(value, str):
-            read[key] = parse_size(value)
+            read[key] = parse_size(value, f"{where}: {key}")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where}: {key} must be a number, not {value!r}")
         else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
-from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free
+from rbe_cli.container.atomic import atomic_file, atomic_folder, check_file, check_free
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.layer_file import LOSSY
@@ -70,17 +70,19 @@ def decode(
     progress = progress or Silent()
     started = time.perf_counter()
     manifest = Manifest.read(folder)
+    one_file = not isinstance(out, Path) or out.name.endswith(SUFFIX)
+    if one_file and len(manifest.sources) != 1:
+        raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
+    if isinstance(out, Path):
+        _check_output(folder, out, force)
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
     opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance)
     job = _Decoding(opened, progress)
     progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:
-        if not isinstance(out, Path) or out.name.endswith(SUFFIX):
-            if len(manifest.sources) != 1:
-                raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
-            files = _write_file(job, pool, out, force)
+        if not isinstance(out, Path) or one_file:
+            files = _write_file(job, pool, out)
         else:
-            _check_output(folder, out, force)
             with atomic_folder(out, replace=force) as partial:
                 for i, source in enumerate(manifest.sources):
                     path = partial / source.path
@@ -97,14 +99,12 @@ def decode(
     )  # fmt: skip
 
 
-def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO, force: bool) -> list[Path]:
+def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO) -> list[Path]:
     """Write the only file of the source."""
     if not isinstance(out, Path):
         job.write_source(pool, 0, out)
         out.flush()
         return []
-    if out.exists() and not force:
-        raise RBEError(f"{out}: already there; use --force to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         job.write_source(pool, 0, file)
@@ -112,6 +112,10 @@ def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO, 
 
 
 def _check_output(folder: Path, out: Path, force: bool) -> None:
+    if out.name.endswith(SUFFIX):
+        if out.parent.is_dir():
+            check_file(out, force)
+        return
     check_free(out, force)
     if out.resolve() == folder.resolve() or out.resolve() in folder.resolve().parents:
         raise RBEError(f"{out}: holds the compressed folder; choose another output with -o")

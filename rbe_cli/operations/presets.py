@@ -65,7 +65,7 @@ def _keys() -> list[str]:
 
 def _value(key: str, value: Any, kind: Any, path: Path) -> Any:
     if key == "size" and isinstance(value, str):
-        return parse_size(value)
+        return parse_size(value, f"{path}: {key}")
     kinds = [kind] if get_origin(kind) is not UnionType else [one for one in get_args(kind) if one is not type(None)]
     for one in kinds:
         if get_origin(one) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -85,6 +85,8 @@ def resolve(preset: str | None, given: Mapping[str, Any]) -> Settings:
     values = {} if preset is None else read_preset(preset)
     if any(key in wishes for key in RATES):
         values = {key: value for key, value in values.items() if key not in RATES}
+    if wishes.get("lossless"):
+        values = {key: value for key, value in values.items() if key not in ("transform", "structure_only")}
     return Settings(**values | wishes)
 
 

@@ -14,6 +14,8 @@ from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rbe_cli.codec.noise_shaping import Inputs, Shaping
 
 OBJECTIVES = ("balanced", "mse")
@@ -132,7 +134,8 @@ class Settings:
             object.__setattr__(self, "bits", DEFAULT_BITS)
         _within("--bits", self.bits, 0.03, 32)
         _within("--ratio", self.ratio, 1, 1e6)
-        _within("--size", self.size, 1, 2**62)
+        if self.size is not None and not 1 <= self.size < 1 << 62:
+            raise UsageError(f"--size must be at least 1 byte, not {self.size}")
         _within("--nrmse", self.nrmse, 1e-5, 1)
         _within("--rmse", self.rmse, 1e-30, 1e30)
         _within("--effort", self.effort, 0, len(EFFORT_STATES) - 1)
@@ -145,6 +148,12 @@ class Settings:
             raise UsageError(f"--objective must be {' or '.join(OBJECTIVES)}, not {self.objective!r}")
         if self.transform not in CHOICES:
             raise UsageError(f"--transform must be one of {', '.join(CHOICES)}, not {self.transform!r}")
+        chosen = self.transform if self.transform != "auto" else None
+        if self.lossless and (self.structure_only or chosen):
+            other = f"--transform {chosen}" if chosen else "--structure-only"
+            raise UsageError(f"--lossless leaves nothing for {other} to do; give one of them")
+        if self.structure_only and chosen in ("none", "klt"):
+            raise UsageError(f"--structure-only needs --transform auto, dct, dwt or lowrank, not {chosen!r}")
         for name in ("include", "exclude"):
             for pattern in getattr(self, name):
                 try:
@@ -152,6 +161,14 @@ class Settings:
                 except re.error as error:
                     raise UsageError(f"--{name} {pattern!r}: not a regular expression ({error})") from None
         object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
+
+    def check_patterns(self, names: Sequence[str]) -> None:
+        """Raise UsageError for a pattern that finds none of a checkpoint's tensors: it would do nothing, unnoticed."""
+        patterns = [("--override", text.rpartition("=")[0]) for text in self.overrides]
+        patterns += [("--include", text) for text in self.include] + [("--exclude", text) for text in self.exclude]
+        for option, pattern in patterns:
+            if not any(re.search(pattern, name) for name in names):
+                raise UsageError(f"{option} {pattern!r}: no tensor has such a name; `rbe inspect SOURCE --all` has all")
 
     @property
     def states(self) -> int:

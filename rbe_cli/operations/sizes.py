@@ -7,10 +7,10 @@ from rbe_cli.errors import UsageError
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
-def parse_size(text: str) -> int:
-    """Bytes from `60MB`, `4g` or `1000000`. Raises UsageError.
+def parse_size(text: str, where: str) -> int:
+    """Bytes from `60MB`, `4g` or `1000000`. Raises UsageError, which says `where` it stands.
 
-    >>> parse_size("60MB"), parse_size("1.5 G")
+    >>> parse_size("60MB", "--size"), parse_size("1.5 G", "--size")
     (60000000, 1500000000)
     """
     body = text.strip().lower().removesuffix("b")
@@ -21,4 +21,4 @@ def parse_size(text: str) -> int:
             return int(size)
     except (ValueError, KeyError):
         pass
-    raise UsageError(f"{text!r} is not a size; write it like 60MB or 4GB")
+    raise UsageError(f"{where} {text!r}: not a size; write it like 60MB or 4GB")

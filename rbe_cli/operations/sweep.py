@@ -25,6 +25,8 @@ from rbe_cli.operations.verify import verify
 DEFAULT_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
 #: What can be best, and whether more of it is better.
 OBJECTIVES = {"gap": False, "snr": True, "bits": False, "encode": False, "decode": False}
+#: How a line of a file of results begins.
+_LINE = '{"key": "'
 #: Sizes up to this much larger count as equal: rate control meets them to half a percent.
 _EQUAL = 1.005
 #: Columns a table can be sorted by.
@@ -230,7 +232,7 @@ def _read(results: Path) -> dict[str, Point]:
             known[str(value["key"])] = Point(**value["point"], tensors=tensors)
         except (ValueError, KeyError, TypeError, AttributeError):
             # A line cut short by a kill is the last one.
-            if number < len(lines):
+            if number < len(lines) or not _LINE.startswith(line[: len(_LINE)]):
                 raise RBEError(f"{results}: line {number} is no sweep result; give another --results file") from None
     return known
 

@@ -69,7 +69,7 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("compress", "nobody/nothing", "-o", "m"), "offline"),
         (("inspect", "gone"), "no such local path"),
         (("inspect", tmp_path), "rbe.json"),
-        (("decode", "gone", "-q"), "rbe.json"),
+        (("decode", "gone", "-q"), "no such folder"),
         (("decode", tmp_path, "-q", "-o", "x"), "rbe.json"),
     ):
         done = rbe(*arguments)
@@ -93,6 +93,14 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("--jobs", -3), "--jobs"),
         (("--bits", 4, "--ratio", 8), "--bits and --ratio"),
         (("--lossless", "--nrmse", 0.1), "--lossless"),
+        (("--lossless", "--structure-only"), "--lossless leaves nothing"),
+        (("--lossless", "--transform", "dct"), "--lossless leaves nothing"),
+        (("--structure-only", "--transform", "klt"), "--structure-only needs"),
+        (("--json", "--markdown"), "not both"),
+        (("--size", "5 elephants"), "--size '5 elephants': not a size"),
+        (("--include", "nowhere"), "--include 'nowhere': no tensor"),
+        (("--exclude", "nowhere"), "--exclude 'nowhere': no tensor"),
+        (("--override", "nowhere=skip"), "--override 'nowhere': no tensor"),
     ],
 )
 def test_wrong_wishes_are_exit_2(

@@ -33,6 +33,7 @@ def test_extreme_is_the_guides() -> None:
 def test_the_command_line_wins_and_a_rate_replaces_any_rate() -> None:
     settings = resolve("extreme", {"bits": 3.0, "k": 4, "effort": None})
     assert (settings.bits, settings.ratio, settings.k, settings.effort) == (3.0, None, 4, 9)
+    assert resolve("extreme", {"lossless": True}).structure_only is False
 
 
 def test_what_is_shown_can_be_read_back(run: Run, tmp_path: Path) -> None:

@@ -86,11 +86,30 @@ def test_what_cannot_be_done_is_said(run: Run) -> None:
     assert "cannot be that small" in done.out
 
 
+def test_nothing_can_be_done(run: Run) -> None:
+    done = run("sweep", "--bits", "0.03", "--efforts", "0", "-q")
+    assert done.code == 1
+    assert "none of the 1 points can be had" in done.err
+
+
+def test_where_results_cannot_go_is_said_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("one line of a file that is not ours\n")
+    (tmp_path / "folder").mkdir()
+    for option in ("--results", "--csv", "--report"):
+        assert "there is no folder gone" in run("sweep", option, "gone/x", "--bits", "3").complaint()
+        assert "is a folder" in run("sweep", option, "folder", "--bits", "3").complaint()
+    assert "is no sweep result" in run("sweep", "--results", "notes.txt", "--bits", "3", "-q").complaint()
+    assert (tmp_path / "notes.txt").read_text() == "one line of a file that is not ours\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--blocks", "64;128"], "write a list like"),
+        (["--blocks", "64;128"], "write a list with commas"),
         (["--objective", "mse"], "for the encoder's, write --objectives"),
+        (["--bits", ""], "write a list with commas"),
+        (["--plot", "x.gif"], "end it in .svg, .png or .pdf"),
+        (["--json", "--markdown"], "not both"),
         (["--sort", "beauty"], "--sort must be"),
         (["--sample", "2"], "--sample must be"),
         (["--efforts", "12"], "--effort must be"),

@@ -1,0 +1,35 @@
+"""What the plots share: the check before anything is measured, and the file they are written to, with matplotlib."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbe_cli.container.atomic import atomic_file, check_file
+from rbe_cli.errors import RBEError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SUFFIXES = (".svg", ".png", ".pdf")
+
+
+def check_plot(path: Path | None) -> None:
+    """Raise UsageError or RBEError if there can be no plot `path`."""
+    if path is None:
+        return
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"--plot {path}: end it in .svg, .png or .pdf")
+    check_file(path, replace=True)
+    if find_spec("matplotlib") is None:
+        raise RBEError("--plot needs matplotlib: pip install matplotlib")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format its suffix says; the same figures give the same file: no date, no random names."""
+    from matplotlib import rc_context
+
+    kind = path.suffix.lower().removeprefix(".")
+    with rc_context({"svg.hashsalt": "rbe"}), atomic_file(path) as file:
+        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
