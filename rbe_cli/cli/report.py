@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,7 +21,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a3adba; --line: #39414d; --back: #14181e;
   --panel: #1c222a; --front: #6cb0ff; --other: #7d8896; --best: #ff9a5c; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; color: var(--ink); background: var(--back);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 84rem; color: var(--ink); background: var(--back);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
@@ -48,6 +49,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 th.name, td.name { text-align: left; position: sticky; left: 0; background: var(--back); }
+@media (max-width: 40rem) { th.name, td.name { white-space: normal; max-width: 45vw; } }
 tr.chosen td { font-weight: 700; background: var(--panel); }
 """
 
@@ -221,10 +223,15 @@ def _tensors_table(outcome: Outcome, best: int) -> str:
     return table + (f'<p class="soft">and {exact} exact tensors</p>' if exact else "")
 
 
+def _breakable(text: str) -> str:
+    """Escaped; the name of a tensor may be broken after its dots."""
+    return re.sub(r"(?<=[a-z]\.)|(?<=\.)(?=[a-z])", "<wbr>", escape(text))
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None) -> str:
     def line(cells: Sequence[str], tag: str, row: str = "") -> str:
         kinds = [' class="name"', *[""] * (len(cells) - 1)]
-        inside = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        inside = "".join(f"<{tag}{kind}>{_breakable(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
         return f"<tr{row}>{inside}</tr>"
 
     body = "".join(line(row, "td", ' class="chosen"' if i == chosen else "") for i, row in enumerate(rows))

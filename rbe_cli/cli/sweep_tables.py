@@ -158,8 +158,21 @@ def remarks(outcome: Outcome) -> list[str]:
         names = [n for n in outcome.varied if any(outcome.points[i].settings.get(n) != first.get(n) for i in group)]
         alike = settings_text(outcome.points[group[0]], [n for n in outcome.varied if n not in names])
         lines.append(f"{alike}: {' and '.join(names)} made no difference ({len(group)} points of equal size and error)")
-    lines += [f"{settings_text(p, outcome.varied)}: {p.problem}" for p in outcome.points if p.problem]
-    return lines
+    problems: dict[str, list[Point]] = {}
+    for point in outcome.points:
+        if point.problem:
+            problems.setdefault(point.problem, []).append(point)
+    return lines + [f"{_common_text(points, outcome.varied)}: {problem}" for problem, points in problems.items()]
+
+
+def _common_text(points: Sequence[Point], varied: Sequence[str]) -> str:
+    """The settings of a point, or those that several points share and how many these are."""
+    if len(points) == 1:
+        return settings_text(points[0], varied)
+    first = points[0].settings
+    shared = [name for name in varied if all(point.settings.get(name) == first.get(name) for point in points)]
+    text = ", ".join(f"{name} {first[name]}" for name in shared if name in first)
+    return f"{text} ({len(points)} points)" if text else f"{len(points)} points"
 
 
 def _row(outcome: Outcome, i: int) -> dict[str, Any]:

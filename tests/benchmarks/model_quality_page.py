@@ -237,7 +237,7 @@ def _plot(results: dict[str, Rows], path: Path) -> None:
         axis.set_xticks([1, 2, 3, 4, 5, 6, 8], ["1", "2", "3", "4", "5", "6", "8"])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="lower left")
     _save(figure, path)
 
 
