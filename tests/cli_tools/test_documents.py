@@ -1,9 +1,15 @@
-"""Every command line in the README, docs/calibration.md and docs/ci.md runs, and docs/cli.md is what --help says."""
+"""Every command line of the README and docs runs and gives what is shown; docs/cli.md is what --help says.
+
+Blocks of `sh` and `console` are run as they are. The command lines of docs/layers.md and docs/codec.md, whose figures
+take minutes to measure, are run on less. All others, in a sentence or in an example of --help, are read by the
+command's own parser.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rbe_cli import models
-from tests.command_line import ENVIRONMENT
+from tests.command_line import ENVIRONMENT, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +79,59 @@ def test_the_workflow_runs(tmp_path: Path, environment: dict[str, str]) -> None:
         done = subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
     assert "| size at most |" in (tmp_path / "comment.md").read_text()
+
+
+COMMANDS = ("compress", "inspect", "decode", "verify", "sweep", "bench", "calibrate")
+
+
+def command_lines(page: Path) -> list[str]:
+    """Those outside the blocks that are run: in a sentence, in a block of text, among the examples of --help."""
+    text = re.sub(r"^```(sh|console|yaml|python)\n.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^ *(rbe [a-z].*)$", text, re.MULTILINE) + re.findall(r"`(rbe [a-z][^`]*)`", text)
+    found += re.findall(r"^\$ (rbe .*)$", text, re.MULTILINE) if page.name != "first-ten-minutes.md" else []
+    return [re.split(r" \| | && | > |  #", " ".join(line.split()))[0] for line in found if " --help" not in line]
+
+
+LINES = [
+    (page, line)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "SECURITY.md"]
+    for line in dict.fromkeys(command_lines(page))
+    if len(line.split()) > 2 + ("bench" in line) and line.split()[1] in COMMANDS
+]
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value if isinstance(value, str) else value.name)
+def test_every_other_command_line_can_be_parsed(page: Path, line: str) -> None:
+    from typer.main import get_command
+
+    from rbe_cli.cli import app
+
+    group, words = get_command(app), shlex.split(line)[1:]
+    context = group.make_context("rbe", [words[0]], resilient_parsing=True)
+    while hasattr(group, "resolve_command"):
+        name, group, words = group.resolve_command(context, words)
+        try:
+            resilient = hasattr(group, "commands")
+            context = group.make_context(name, list(words), parent=context, resilient_parsing=resilient)
+        except Exception as error:
+            # A sentence may name an option alone.
+            if not re.search(r"Missing (argument|parameter)|requires an argument", str(error)):
+                raise
+            return
+    assert not context.args, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("line", [line for page, line in LINES if page.name in ("layers.md", "codec.md")])
+def test_what_takes_long_is_run_on_less(line: str, run: Run, tiny_source: Path) -> None:
+    less = {
+        "layers": ("--seconds", 0.001, "--hidden", 64, "--vocabulary", 256),
+        "codec": ("--bits", 6, "--efforts", 0, "--repeat", 1, "--synthetic", 0),
+    }
+    words = [str(tiny_source) if word == "SOURCE" else word for word in shlex.split(line)[1:]]
+    if words[0] != "bench":
+        pytest.skip("run on other pages")
+    done = run(*words, *less[words[1]], "-q")
+    assert done.code == 0, done.err
 
 
 def test_every_command_is_documented() -> None:

@@ -72,6 +72,19 @@ def test_report_is_one_page_that_asks_for_nothing(run: Run) -> None:
     assert page.count("<svg") == page.count("</svg>") == 8
 
 
+def test_plots(run: Run, tmp_path: Path) -> None:
+    """The same points give the same file, and every axis has its unit."""
+    for suffix in ("svg", "png", "pdf"):
+        arguments = ("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "-q", "--results", "r.jsonl")
+        assert run(*arguments, "--plot", f"plot.{suffix}").code == 0
+        assert (tmp_path / f"plot.{suffix}").stat().st_size > 5000
+    before = (tmp_path / "plot.svg").read_text()
+    assert "bits per weight, every byte counted" in before
+    assert "SNR of the decoded weights, dB" in before
+    assert run(*arguments, "--plot", "plot.svg").code == 0
+    assert (tmp_path / "plot.svg").read_text() == before
+
+
 def test_budget_of_a_sweep(run: Run) -> None:
     arguments = ("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "-q", "--results", "r.jsonl")
     done = run(*arguments, "--min-snr", "12", "--objective", "bits", "--json")
