@@ -26,7 +26,8 @@ demo: install
 	$(BIN)/rbe compress mini-gpt2 --bits 4 -o demo/mini.rbe
 	$(BIN)/rbe inspect demo/mini.rbe
 	$(BIN)/rbe decode demo/mini.rbe -o demo/back
-	ls -l demo/mini.rbe demo/back
+	ls -l demo/back
+	@echo 'now: . $(BIN)/activate, and rbe is on your path'
 
 test: dev
 	$(BIN)/python -m pytest

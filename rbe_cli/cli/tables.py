@@ -78,7 +78,14 @@ def show(console: Console, table: Table, markdown: bool) -> None:
         if any(column.header == name for column in table.columns):
             table = _without(table, name)
             left_out.append(name)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        with console.capture() as captured:
+            console.print(table)
+        # In a pipe, no blank lines around it and no blanks behind.
+        lines = [line.rstrip() for line in captured.get().splitlines()]
+        print("\n".join(filter(None, lines)), file=console.file)
     if left_out:
         console.print(f"for want of width, without: {', '.join(left_out)} (--json has all)", style="dim")
 
