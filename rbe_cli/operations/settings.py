@@ -149,8 +149,8 @@ class Settings:
         if self.transform not in CHOICES:
             raise UsageError(f"--transform must be one of {', '.join(CHOICES)}, not {self.transform!r}")
         chosen = self.transform if self.transform != "auto" else None
-        if self.lossless and (self.structure_only or chosen):
-            other = f"--transform {chosen}" if chosen else "--structure-only"
+        if self.lossless and (self.structure_only or chosen not in (None, "none")):
+            other = "--structure-only" if self.structure_only else f"--transform {chosen}"
             raise UsageError(f"--lossless leaves nothing for {other} to do; give one of them")
         if self.structure_only and chosen in ("none", "klt"):
             raise UsageError(f"--structure-only needs --transform auto, dct, dwt or lowrank, not {chosen!r}")
