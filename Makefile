@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev demo test lint minilm fuzz faults bench-model bench-objective bench-codec bench-peers bench-memory tables clean
+.PHONY: install dev demo test lint minilm fuzz faults bench-model bench-objective bench-codec bench-dry-run bench-peers bench-memory tables clean
 
 install: $(VENV)/installed
 dev: $(VENV)/installed-dev
@@ -87,6 +87,10 @@ bench-codec: minilm
 	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --tensors 'position' --transform dct > build/dct.json
 	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json \
 	  build/auto.json build/none.json build/klt.json build/dct.json
+
+# How near --dry-run comes, and how fast: a table of docs/codec.md (5 minutes).
+bench-dry-run: minilm
+	$(BIN)/python -m tests.benchmarks.dry_run --page mini-gpt2 $(MINILM) noise
 
 # docs/peers.md: the same matrices through other coders. NNCodec is built from source (needs a C++ compiler, cmake and
 # ninja) and asks for numpy below 2 without needing it, so it is installed without its dependencies.

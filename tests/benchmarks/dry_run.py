@@ -1,57 +1,94 @@
 """How near `--dry-run` comes to the run it forecasts, and in what part of its time.
 
-    python -m tests.benchmarks.dry_run MODEL ...     # a folder, a file, mini-gpt2
+    python -m tests.benchmarks.dry_run MODEL ...              # a folder, a file, mini-gpt2; prints the table
+    python -m tests.benchmarks.dry_run --page MODEL ...       # and writes it to docs/codec.md
 
-Prints, at some rates: how far the size and the SNR of the whole are from what was then measured, the worst tensor's
-size, and wall time and processor time of the forecast over those of the run.
+At some rates: how far the size and the SNR of the whole are from what was then measured, the size of the worst tensor
+of at least 4096 weights, and seconds, of two processes as a user starts them and of the work alone.
+`noise` is 24 matrices of 2048 x 2048 whose rows and columns differ in scale, made here.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rbe_cli.checkpoint.source import open_source
+from safetensors.numpy import save_file
+
 from rbe_cli.codec.warm_up import compile_all
-from rbe_cli.operations.compress import compress
-from rbe_cli.operations.figures import total_error
-from rbe_cli.operations.forecast import forecast
-from rbe_cli.operations.settings import Settings
+from tests.benchmarks.codec_page import PAGE, replace_part
+from tests.synthetic import scaled_normal
 
-RATES = (2.0, 4.0, 6.0)
+WISHES = (("--bits", "2"), ("--bits", "4"), ("--bits", "6"), ("--bits", "4", "--objective", "mse"))
+NOISE = "noise"
 _SMALL = 4096
 
 
-def main(models: list[str]) -> None:
-    compile_all()
-    print("| model | bits/w | size | SNR | worst tensor's size | wall time | processor time |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+def table(models: Sequence[str], folder: Path) -> list[str]:
+    """The rows, measured one after the other."""
+    lines = [
+        "| model | wish | size | SNR | worst tensor's size | forecast s | run s | ratio | whole process |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for model in models:
-        for bits in RATES:
-            print("| " + " | ".join([Path(model).name, f"{bits:g}", *_cells(model, Settings(bits=bits))]) + " |")
+        source = str(_noise(folder)) if model == NOISE else model
+        name = (
+            NOISE if model == NOISE else Path(source).parent.parent.name if source.endswith(".safetensors") else model
+        )
+        lines += ["| " + " | ".join([name, " ".join(wish), *_cells(source, wish, folder)]) + " |" for wish in WISHES]
+    return lines
 
 
-def _cells(model: str, settings: Settings) -> list[str]:
-    checkpoint = open_source(model)
-    cpu = time.process_time()
-    expected = forecast(checkpoint, settings)
-    forecast_cpu = time.process_time() - cpu
-    with tempfile.TemporaryDirectory() as folder:
-        cpu = time.process_time()
-        done = compress(checkpoint, Path(folder) / "out", settings)
-        run_cpu = time.process_time() - cpu
-    sizes = {tensor.name: tensor.bytes for tensor in done.manifest.tensors}
-    large = [tensor for tensor in expected.manifest.tensors if tensor.elements >= _SMALL]
-    worst = max((abs(tensor.bytes / max(sizes[tensor.name], 1) - 1) for tensor in large), default=0.0)
-    snr, measured = (total_error(manifest.tensors).snr for manifest in (expected.manifest, done.manifest))
+def _noise(folder: Path) -> Path:
+    path = folder / "noise.safetensors"
+    if not path.exists():
+        save_file({f"h.{i}.weight": scaled_normal((2048, 2048), i).astype("float32") for i in range(24)}, path)
+    return path
+
+
+def _cells(source: str, wish: Sequence[str], folder: Path) -> list[str]:
+    forecast, forecast_process = _run(source, *wish, "--dry-run")
+    run, run_process = _run(source, *wish, "--force", "-o", str(folder / "out"))
+    sizes = {tensor["name"]: tensor["bytes"] for tensor in run["tensors"]}
+    large = [tensor for tensor in forecast["tensors"] if tensor["elements"] >= _SMALL]
+    worst = max((abs(tensor["bytes"] / sizes[tensor["name"]] - 1) for tensor in large), default=0.0)
+    expected, measured = forecast["totals"], run["totals"]
     return [
-        f"{100 * (expected.size / done.size - 1):+.2f} %", f"{100 * (snr / measured - 1):+.2f} %",
-        f"{100 * worst:.2f} %",
-        f"{expected.seconds / done.seconds:.2f}", f"{forecast_cpu / run_cpu:.2f}",
+        f"{100 * (expected['bytes'] / measured['bytes'] - 1):+.2f} %",
+        f"{100 * (expected['snr_db'] / measured['snr_db'] - 1):+.2f} %",
+        f"{100 * worst:.1f} %",
+        f"{expected['seconds']:.2f}", f"{measured['seconds']:.2f}",
+        f"{expected['seconds'] / measured['seconds']:.3f}", f"{forecast_process / run_process:.2f}",
     ]  # fmt: skip
 
 
+def _run(*arguments: str) -> tuple[dict[str, Any], float]:
+    """What a compression says of itself, and the seconds of its process."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "rbe_cli", "compress", *arguments, "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return json.loads(done.stdout), time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--page", action="store_true", help=f"write the table to {PAGE}, too")
+    arguments = parser.parse_args()
+    compile_all()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = table(arguments.models, Path(folder))
+    print("\n".join(lines))
+    if arguments.page:
+        PAGE.write_text(replace_part(PAGE.read_text(), "forecasts", lines))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
