@@ -149,7 +149,8 @@ class Settings:
         if self.transform not in CHOICES:
             raise UsageError(f"--transform must be one of {', '.join(CHOICES)}, not {self.transform!r}")
         chosen = self.transform if self.transform != "auto" else None
-        if self.lossless and (self.structure_only or chosen not in (None, "none")):
+        # An override may give them something.
+        if self.lossless and not self.overrides and (self.structure_only or chosen not in (None, "none")):
             other = "--structure-only" if self.structure_only else f"--transform {chosen}"
             raise UsageError(f"--lossless leaves nothing for {other} to do; give one of them")
         if self.structure_only and chosen in ("none", "klt"):

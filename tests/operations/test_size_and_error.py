@@ -136,6 +136,8 @@ def test_settings_that_make_no_sense(wrong: dict[str, object]) -> None:
 def test_settings_by_default() -> None:
     assert Settings().bits == 4.0
     assert Settings(lossless=True).bits is None
+    # `rbe bench codec` asks so: everything exact but what an override names.
+    assert Settings(lossless=True, transform="klt", overrides=("a=bits:4",)).transform == "klt"
     assert Settings(nrmse=0.1).bits is None
     assert Settings(jobs=3).threads == 3
     assert Settings().threads >= 1
