@@ -34,6 +34,8 @@ _BLOCKWISE_SAMPLE = 1 << 16
 _GUESS = 0.15
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side.
 _ROWS, _ELEMENTS, _MOST, _RUN = 128, 1 << 16, 1 << 22, 8
+#: Elements that are looked at to see whether low rank stands out, at most.
+_SKETCH = 1 << 20
 #: Rows for each column that tell enough of a matrix's singular vectors.
 _ROWS_PER_COLUMN = 8
 
@@ -128,7 +130,9 @@ class SampleSurvey:
     def promising(self, names: Sequence[str]) -> list[str]:
         """As the encoder finds them, and low rank where it stands out."""
         found = promising(self._matrix, names, self._wish)
-        if "lowrank" in found and not stands_out(_sampled(self._matrix, 2 * self._matrix.columns).matrix):
+        columns = self._matrix.columns
+        rows = max(self._few.rows.size, min(2 * columns, _SKETCH // columns))
+        if "lowrank" in found and not stands_out(_sampled(self._matrix, rows).matrix):
             found.remove("lowrank")
         return found
 
