@@ -33,6 +33,9 @@ from rbe_cli.kernels.tile import decode_tile
 
 #: Tiles searched side by side, at most: their lanes fill the vector registers.
 GROUP = 4
+#: And at least, with nothing in the lanes of those that are missing: where a register has more lanes than a tile, one
+#: tile alone takes two to three times as long.
+LEAST_GROUP = 2
 #: |w| / step beyond this has no exact float32 reconstruction; such a tensor is stored exactly.
 MAX_INDEX = 1 << 22
 _ABSENT = 255
@@ -134,7 +137,7 @@ def _encode_group(
     """Streams of some tiles, the squared error of what they decode to, and the processor time it took, in ns."""
     started = time.thread_time_ns()
     lanes = rans.LANES
-    shape = (max(-(-tile.size // lanes) for tile in group), lanes * len(group))
+    shape = (max(-(-tile.size // lanes) for tile in group), lanes * max(len(group), LEAST_GROUP))
     x = scratch("x", shape, np.float32)
     classes = scratch("classes", shape, np.uint8)
     classes.fill(_ABSENT)
@@ -169,7 +172,7 @@ def _encode_one_by_one(
     errors = np.empty((1, matrix.rows, matrix.columns), np.float32)
     streams, error = [], 0.0
     for tile in tiles:
-        shape = (-(-tile.size // rans.LANES), rans.LANES)
+        shape = (-(-tile.size // rans.LANES), rans.LANES * LEAST_GROUP)
         classes = scratch("classes", shape, np.uint8)
         classes.fill(_ABSENT)
         scan = geometry.scan(tile, parameters)
