@@ -172,7 +172,7 @@ def _encode_one_by_one(
     errors = np.empty((1, matrix.rows, matrix.columns), np.float32)
     streams, error = [], 0.0
     for tile in tiles:
-        shape = (-(-tile.size // rans.LANES), rans.LANES * LEAST_GROUP)
+        shape = (-(-tile.size // rans.LANES), rans.LANES)
         classes = scratch("classes", shape, np.uint8)
         classes.fill(_ABSENT)
         scan = geometry.scan(tile, parameters)
