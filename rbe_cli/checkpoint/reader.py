@@ -179,6 +179,8 @@ def _from_index(path: Path) -> Checkpoint:
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorruptFile(f"{path}: not a shard index (a JSON object with a weight_map)") from None
+    if not names:
+        raise CorruptFile(f"{path}: not a shard index (it names no shard)")
     for name in names:
         if not isinstance(name, str) or not is_plain(name):
             raise CorruptFile(f"{path}: names a shard outside its folder: {name!r}")

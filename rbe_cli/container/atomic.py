@@ -65,6 +65,8 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
             check_free(path, replace)
         if not keep:
             _clear(work)
+        if whole.is_symlink() or whole.is_file():
+            whole.unlink()
         try:
             whole.mkdir(exist_ok=True)
             yield whole
@@ -121,10 +123,15 @@ def _lock(handle: int, path: Path) -> None:
 
 def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Remove a file or a folder with what is in it; of a link, only the link."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def check_free(path: Path, replace: bool) -> None:

@@ -18,7 +18,10 @@ class PlainFile:
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises CorruptFile if it is a pipe or a device, on which one could wait for ever, else OSError."""
-        self._number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except ValueError:
+            raise CorruptFile(f"{path}: no file has such a name") from None
         self.close = weakref.finalize(self, os.close, self._number)
         mode = os.fstat(self._number).st_mode
         if not stat.S_ISREG(mode):

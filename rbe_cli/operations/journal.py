@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli.container import canonical
+from rbe_cli.container.atomic import remove
 from rbe_cli.container.manifest import LayerEntry, TensorEntry
+from rbe_cli.container.plain_file import PlainFile
+from rbe_cli.errors import CorruptFile
+
+#: What reading something that is no journal may raise.
+_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, CorruptFile)
 
 
 class Journal:
@@ -45,30 +51,34 @@ class Journal:
         self.fresh = self._read(work)
         if self.fresh:
             self._layers, self._passes = {}, {}
+            if self._path.is_symlink() or self._path.exists():
+                remove(self._path)
             self._path.write_bytes(canonical.dump({"work": work}) + b"\n")
         for file in folder.iterdir():
-            if file.name not in self._layers and file.is_file():
-                file.unlink()
+            if file.name not in self._layers or file.is_symlink() or not file.is_file():
+                remove(file)
 
     def _read(self, work: Mapping[str, Any]) -> str:
         """Take in what is there; why it cannot be used, if so."""
         try:
-            lines = self._path.read_bytes().split(b"\n")
+            return self._resumed(work)
         except FileNotFoundError:
             return "there is nothing to go on from"
-        try:
-            known = json.loads(lines[0])["work"]
-            other = [what for what in work if known[what] != work[what]]
-        except (ValueError, KeyError, TypeError):
+        except _NOT_OURS:
             return "the journal of what is there is damaged"
+
+    def _resumed(self, work: Mapping[str, Any]) -> str:
+        if self._path.is_symlink():
+            raise CorruptFile(f"{self._path}: is a link")
+        file = PlainFile(self._path)
+        lines = bytes(file.read(0, file.stamp()[0])).split(b"\n")
+        known = json.loads(lines[0])["work"]
+        other = [what for what in work if known[what] != work[what]]
         if other:
             return f"what is there was made with another {' and another '.join(other)}"
         # What follows the last line's end is what a kill left of a line.
         for line in lines[1:-1]:
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                return "the journal of what is there is damaged"
+            self._take(json.loads(line))
         if lines[-1]:
             self._path.write_bytes(b"\n".join([*lines[:-1], b""]))
         return ""

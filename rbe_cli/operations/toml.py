@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import RBEError, UsageError
+
+_MAX_SIZE = 16 << 20
 
 
 def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
@@ -25,8 +28,12 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file a person wrote. Raises RBEError if it cannot be read, UsageError if it is not TOML."""
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML ({error})") from None
+        text = PlainFile(path).read(0, _MAX_SIZE + 1)
+        if len(text) > _MAX_SIZE:
+            raise UsageError(f"{path}: more than {_MAX_SIZE >> 20} MB are no settings")
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path}: not TOML ({reason})") from None
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None

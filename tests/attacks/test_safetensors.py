@@ -120,7 +120,8 @@ def shards(tmp_path: Path) -> Path:
     "index",
     [b"", b"{}", b"[]", b"null", b"\xff", b'{"weight_map": []}', b'{"weight_map": null}', b'{"weight_map": "x"}',
      b'{"weight_map": {"a": 3}}', b'{"weight_map": {"a": null}}', b'{"weight_map": {"a": ["x"]}}',
-     b'{"weight_map": {"a": {"x": "y"}}}', b'{"weight_map": {"a": 3, "b": "x.safetensors"}}', b"[" * 100_000],
+     b'{"weight_map": {"a": {"x": "y"}}}', b'{"weight_map": {"a": 3, "b": "x.safetensors"}}', b"[" * 100_000,
+     b'{"weight_map": {}}'],
 )  # fmt: skip
 def test_index_of_a_wrong_form(index: bytes, shards: Path) -> None:
     path = write_index(shards, index)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.presets import as_toml, folder, names, read_preset, resolve
 from rbe_cli.operations.settings import Settings
 from tests.command_line import Run
@@ -57,6 +58,9 @@ def test_what_is_shown_can_be_read_back(run: Run, tmp_path: Path) -> None:
         ("bits = 99", "--bits must be from"),
         ("bits = 3\nratio = 4", "not both"),
         ("bits", "not TOML"),
+        ("k = " + "[" * 100_000, "not TOML"),
+        ("k = " + "9" * 100_000, "not TOML"),
+        ("#" * (17 << 20), "no settings"),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
@@ -64,6 +68,19 @@ def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         resolve(str(tmp_path / "p.toml"), {})
     assert words in str(error.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.toml")
+    with pytest.raises(CorruptFile, match="not a plain file"):
+        read_preset(str(tmp_path / "mine.toml"))
+
+
+def test_a_file_name_that_cannot_be(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('importance = "a\\u0000b"')
+    done = run("compress", "mini-gpt2", "--preset", tmp_path / "mine.toml", "--dry-run")
+    assert done.code == 4
+    assert "no file has such a name" in done.err
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,6 +109,41 @@ def damaged_layer(source: Path, work: Path) -> None:
         layer.write_bytes(layer.read_bytes()[:-1] + b"?")
 
 
+def journal_of_deep_nesting(source: Path, work: Path) -> None:
+    (work / "journal").write_bytes(b"[" * 200_000)
+
+
+def journal_of_huge_numbers(source: Path, work: Path) -> None:
+    journal = work / "journal"
+    journal.write_bytes(re.sub(rb'"bytes":\d+', b'"bytes":1e400', journal.read_bytes()))
+
+
+def journal_that_is_a_pipe(source: Path, work: Path) -> None:
+    (work / "journal").unlink()
+    os.mkfifo(work / "journal")
+
+
+def journal_that_is_a_link(source: Path, work: Path) -> None:
+    (work / "journal").rename(source / "journal")
+    (work / "journal").symlink_to(source / "journal")
+
+
+def layers_that_are_a_link(source: Path, work: Path) -> None:
+    (work / "whole").rename(source / "whole")
+    (work / "whole").symlink_to(source / "whole")
+
+
+def strangers_in_the_folder(source: Path, work: Path) -> None:
+    """Folders in place of the layers, one beside them, and a link where carried files would be copied to."""
+    for layer in (work / "whole").glob("*.rbe"):
+        layer.unlink()
+        layer.mkdir()
+    (work / "whole" / "more").mkdir()
+    (work / "whole" / "more" / "file").touch()
+    shutil.rmtree(work / "whole" / "files", ignore_errors=True)
+    (work / "whole" / "files").symlink_to(source)
+
+
 @pytest.mark.parametrize(
     ("change", "bits", "words"),
     [
@@ -115,6 +151,12 @@ def damaged_layer(source: Path, work: Path) -> None:
         (other_source, 9.0, "what is there was made with another source"),
         (damaged_journal, 6.0, "the journal of what is there is damaged"),
         (damaged_layer, 6.0, ""),
+        (journal_of_deep_nesting, 6.0, "the journal of what is there is damaged"),
+        (journal_of_huge_numbers, 6.0, "the journal of what is there is damaged"),
+        (journal_that_is_a_pipe, 6.0, "the journal of what is there is damaged"),
+        (journal_that_is_a_link, 6.0, "the journal of what is there is damaged"),
+        (layers_that_are_a_link, 6.0, ""),
+        (strangers_in_the_folder, 6.0, ""),
     ],
 )
 def test_other_work_is_not_gone_on_with(
