@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import STEP_POWER, Factors, LowRank, encode_low_rank
+from rbe_cli.codec.structure import GRID, STEP_POWER, Factors, LowRank, encode_low_rank
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoded
-from rbe_cli.codec.workspace import whole_matrices
+from rbe_cli.codec.workspace import SetAside, whole_matrices
 from rbe_cli.errors import Damage
 
 #: Components of a matrix, at most.
@@ -46,14 +46,21 @@ class LowRankAnalysis:
         count = min(most, max(1, min(matrix.rows, matrix.columns) // 2))
         flat = np.ones(matrix.rows), np.ones(matrix.columns)
         with whole_matrices.held(4 * matrix.rows * matrix.columns):
-            self._factors = Factors(matrix.whole(), count, *flat)
-        self.largest = float(self._factors.values[0])
+            factors = Factors(matrix.whole(), count, *flat)
+        self._values = factors.values
+        self._vectors: SetAside | NDArray[np.int16] = np.round(factors.vectors * GRID).astype(np.int16)
+        self.largest = float(self._values[0])
+
+    def set_aside(self) -> None:
+        """Put by what only the encoder needs."""
+        if not isinstance(self._vectors, SetAside):
+            self._vectors = SetAside(self._vectors)
 
     def _components(self, step: float) -> tuple[int, float, float]:
         """How many components are kept, their bits, and the squared error of all."""
         m, n = self.matrix.rows, self.matrix.columns
         power = STEP_POWER * step * step
-        squares = self._factors.values**2
+        squares = self._values**2
         bits = np.zeros(squares.size)
         for size in (m, n):
             rate = np.maximum(0.5 * np.log2(np.maximum(squares / size / power, 1e-30)), 0) + _OVERHEAD
@@ -77,7 +84,9 @@ class LowRankAnalysis:
         started = time.thread_time_ns()
         rank = max(self._components(step)[0], 1)
         matrix = self.matrix
-        low_rank = encode_low_rank(matrix, self._factors, rank, step, shaped=False)
+        grid = self._vectors.arrays()[0] if isinstance(self._vectors, SetAside) else self._vectors
+        vectors = np.ascontiguousarray(grid[:, :rank], np.float32) / np.float32(GRID)
+        low_rank = encode_low_rank(matrix, self._values[:rank], vectors, vectors, step, shaped=False)
         decoder = LowRankDecoder(low_rank)
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))

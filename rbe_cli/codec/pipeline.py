@@ -5,7 +5,6 @@ y = T(w - S)        w = S + T^-1(y)
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.decode_cost import decode_cost
-from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS, Parameters
+from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.structure import LowRank
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
-from rbe_cli.codec.workspace import kept_matrices, whole_matrices
+from rbe_cli.codec.workspace import SetAside, kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 
 #: Widest matrix a Karhunen-Loeve basis is sent for.
 KLT_COLUMNS = 4096
 #: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
 _LARGEST_HELD = 1 << 28
+#: Bytes that working out a basis takes, for each of its numbers: some copies in float64.
+EIGEN_BYTES = 56
 #: Relative error the basis is sent with.
 _BASIS_ERROR = 0.02
 #: And what it takes at that, per number.
@@ -80,25 +81,24 @@ class Pipeline:
         return cls(structure, transform, description)
 
     @classmethod
-    def unpack(cls, parameters: Parameters, data: bytes) -> Pipeline:
-        """For the decoder, from the bytes after the scale field. Raises Damage."""
-        grid = parameters.grid
+    def unpack(cls, description: Description, rows: int, columns: int) -> Pipeline:
+        """That of a matrix of rows x columns, from its description. Raises Damage."""
+        data = description.data
         structure, at = None, 0
-        if parameters.structure:
-            structure, at = LowRank.unpack(data, grid.rows, grid.columns)
-        kind = TRANSFORMS[parameters.transform]
+        if description.structure:
+            structure, at = LowRank.unpack(data, rows, columns)
+        kind = TRANSFORMS[description.transform]
         transform: Transform = Identity()
         if kind == "klt":
-            if grid.columns > KLT_COLUMNS:
+            if columns > KLT_COLUMNS:
                 raise Damage("basis is impossibly large")
-            basis = decode_side_matrix(data[at:], grid.columns, grid.columns)
+            basis = decode_side_matrix(data[at:], columns, columns)
             transform = KarhunenLoeve(basis.values)
             at += basis.used
         elif kind != "none":
-            transform = Blockwise(kind, parameters.block, parameters.levels, grid.columns)
+            transform = Blockwise(kind, description.block, description.levels, columns)
         if at != len(data):
             raise Damage("side information is too long")
-        description = Description(parameters.structure, parameters.transform, parameters.block, parameters.levels, data)
         return cls(structure, transform, description)
 
     def forward(self, w: NDArray[np.float32], top: int) -> NDArray[np.float32]:
@@ -123,13 +123,16 @@ class Pipeline:
 class Piped:
     """A matrix seen through a pipeline: a `Domain` for the trellis coder."""
 
-    def __init__(self, matrix: Matrix, pipeline: Pipeline) -> None:
+    def __init__(self, matrix: Matrix, pipeline: Pipeline, values: NDArray[np.float32] | None = None) -> None:
+        """`values` is the whole of it, if it is known."""
         self._matrix = matrix
-        self._pipeline = pipeline
+        self._pipeline: Pipeline | None = pipeline
+        self._description = pipeline.description
+        self._data: SetAside | None = None
+        self._values = values
         self.rows, self.columns = matrix.rows, matrix.columns
         self.alignment = pipeline.transform.alignment
         self.whole_rows = True
-        self._values: NDArray[np.float32] | None = None
 
     @contextmanager
     def held(self) -> Iterator[Piped]:
@@ -144,10 +147,22 @@ class Piped:
                 values[top : top + len(band)] = band
             self._values = values
             yield self
-            if kept_matrices.take(size):
-                weakref.finalize(self, kept_matrices.give, size)
-            else:
+            if not kept_matrices.lend(self, size):
                 self._values = None
+
+    def set_aside(self) -> None:
+        """Put by the pipeline, in its stored form, until somebody wants it `ready`."""
+        if self._description.data and self._data is None:
+            self._data = SetAside(np.frombuffer(self._description.data, np.uint8))
+            self._description = self._description._replace(data=b"")
+            self._pipeline = None
+
+    def ready(self) -> Piped:
+        """The same with the pipeline in memory."""
+        return self if self._pipeline is not None else Piped(self._matrix, self._opened(), self._values)
+
+    def _opened(self) -> Pipeline:
+        return self._pipeline or Pipeline.unpack(self.describe(), self.rows, self.columns)
 
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows top to bottom - 1 of what is to be quantised."""
@@ -155,7 +170,7 @@ class Piped:
             return self._values[top:bottom]
         first = top // self.alignment * self.alignment
         last = min(-(-bottom // self.alignment) * self.alignment, self.rows)
-        values = self._pipeline.forward(self._matrix.band(first, last), first)
+        values = self._opened().forward(self._matrix.band(first, last), first)
         return values[top - first : bottom - first]
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -166,18 +181,21 @@ class Piped:
 
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of the weights a tile's values stand for."""
-        return self._matrix.squared_error(self._pipeline.inverse(values, tile.top), tile)
+        return self._matrix.squared_error(self._opened().inverse(values, tile.top), tile)
 
     def describe(self) -> Description:
         """What the parameters say of the pipeline."""
-        return self._pipeline.description
+        if self._data is None:
+            return self._description
+        return self._description._replace(data=self._data.arrays()[0].tobytes())
 
 
-def encode_basis(matrix: Matrix) -> bytes | None:
-    """A Karhunen-Loeve basis of the rows of a matrix, in its stored form; None if there is none to be had.
+def encode_basis(matrix: Matrix) -> bytes:
+    """A Karhunen-Loeve basis of the rows of a matrix, in its stored form.
 
     The eigenvectors of the columns' second moments, the largest first, every row brought to one scale, since each is
     coded with a scale of its own; on a grid so that the last bits of a library's arithmetic do not reach the file.
+    The caller has asked `workspace.whole_matrices` for EIGEN_BYTES a number.
     """
     n = matrix.columns
     moments = second_moments(matrix)

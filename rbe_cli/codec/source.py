@@ -88,6 +88,9 @@ class Domain(Protocol):
     def describe(self) -> Description:
         """What a decoder has to know of it."""
 
+    def ready(self) -> Domain:
+        """The same for somebody who is going to read all of it: with everything that takes in memory."""
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -144,6 +147,10 @@ class Matrix:
     def describe(self) -> Description:
         """No structure, no transform."""
         return Description()
+
+    def ready(self) -> Matrix:
+        """It always is."""
+        return self
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, about a million elements at a time, with the number of the first."""

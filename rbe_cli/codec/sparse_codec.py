@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
 from rbe_cli.codec.transform import Blockwise, effective_levels
 from rbe_cli.codec.trellis_codec import Encoded
-from rbe_cli.codec.workspace import whole_matrices
+from rbe_cli.codec.workspace import SetAside, whole_matrices
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
 
@@ -83,6 +85,26 @@ def sparse_form(matrix: Matrix, kind: str, block: int, levels: int, with_basis: 
     return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, with_basis, grid)
 
 
+class _Tables(NamedTuple):
+    """What a forecast goes by: the logarithms of all weights, and of the largest coefficients of some numbers, how
+    large the least of them is, and the energy and logarithms of all.
+
+    Attributes
+    ----------
+    weight_logs : float64[w]
+    magnitudes : float64[n]
+        Ascending.
+    ranks : int64[n + 1]; energy, logs : float64[n + 1]
+        Those of no coefficients first.
+    """
+
+    weight_logs: NDArray[np.float64]
+    magnitudes: NDArray[np.float64]
+    ranks: NDArray[np.int64]
+    energy: NDArray[np.float64]
+    logs: NDArray[np.float64]
+
+
 class SparseAnalysis:
     """A matrix fitted block by block, before there is a step; the same face as `Analysis`.
 
@@ -103,29 +125,53 @@ class SparseAnalysis:
         self.unit = self.rms
         self.threshold = threshold * self.rms
         self._transform = form.transform()
-        self.weights: list[NDArray[np.float64]] = []
         self.largest = self._left_energy = 0.0
         with whole_matrices.held(4 * matrix.rows * matrix.columns):
-            self._rank(self._fitted())
-        self._weight_logs = np.log2(np.abs(np.concatenate([w.ravel() for w in self.weights])) + 1e-30)
+            weights, magnitudes = self._fitted()
+            ranked = self._ranked(magnitudes)
+        self._weights: NDArray[np.float64] | SetAside = weights
+        self._tables: _Tables | SetAside = _Tables(np.log2(np.abs(weights.ravel()) + 1e-30), *ranked)
         self._areas = matrix.rows * matrix.columns
 
-    def _fitted(self) -> NDArray[np.float32]:
-        """Fit the weights of the basis functions; magnitudes of all coefficients that are left, float32[elements]."""
+    def set_aside(self) -> None:
+        """Put by what only the encoder needs, and the forecast's tables, which are read again each time."""
+        if isinstance(self._weights, np.ndarray):
+            self._weights = SetAside(self._weights)
+        if isinstance(self._tables, _Tables):
+            self._tables = SetAside(*self._tables)
+
+    def _forecast_tables(self) -> _Tables:
+        return self._tables if isinstance(self._tables, _Tables) else _Tables(*self._tables.arrays())
+
+    def tiles(self) -> Iterator[tuple[Tile, NDArray[np.float64]]]:
+        """The tiles, and the weights of the basis functions of each one's blocks, float64[blocks, b]."""
+        weights = self._weights if isinstance(self._weights, np.ndarray) else self._weights.arrays()[0]
+        first = 0
+        for tile in self.form.grid:
+            last = first + len(self.form.blocks(tile))
+            yield tile, weights[first:last]
+            first = last
+
+    def _fitted(self) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Weights of the basis functions of all blocks, float64[blocks, b], and magnitudes of all coefficients that
+        they leave, float32[elements].
+        """
+        fitted = []
         magnitudes, at = np.empty(self.matrix.rows * self.matrix.columns, np.float32), 0
         for tile in self.form.grid:
             coefficients = self.coefficients(tile)
             weights = self._fit(tile, coefficients)
-            left = np.abs(self.remainders(tile, coefficients, weights, 1.0))
-            self.weights.append(weights)
+            left = self.remainders(tile, coefficients, weights, 1.0)
+            np.abs(left, out=left)
+            fitted.append(weights)
             self._left_energy += float(np.einsum("ij,ij->", left, left, dtype=np.float64))
             self.largest = max(self.largest, float(left.max()), float(np.abs(weights).max(initial=0)))
             magnitudes[at : at + left.size] = left.ravel()
             at += left.size
-        return magnitudes
+        return np.concatenate(fitted), magnitudes
 
-    def _rank(self, magnitudes: NDArray[np.float32]) -> None:
-        """Take down, of the largest coefficients of some numbers, how large they are, their logarithms and energy.
+    def _ranked(self, magnitudes: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """All of `_Tables` but the weights.
 
         Of all numbers up to _RANKS, then a thousandth apart: that is near enough for a forecast, and all of them would
         be more than the matrix.
@@ -133,9 +179,8 @@ class SparseAnalysis:
         magnitudes.sort()
         count = magnitudes.size - int(np.searchsorted(magnitudes, np.float32(1e-7 * self.rms), side="right"))
         top = magnitudes[magnitudes.size - count :]
-        ranks = np.arange(1, count + 1)
-        if count > _RANKS:
-            ranks = np.unique(np.round(np.geomspace(1, count, _RANKS)).astype(np.int64))
+        few = count <= _RANKS
+        ranks = np.arange(1, count + 1) if few else np.unique(np.round(np.geomspace(1, count, _RANKS)).astype(np.int64))
         energy, logs = np.zeros(ranks.size + 1), np.zeros(ranks.size + 1)
         energy_before = logs_before = 0.0
         for first in range(0, count, _PIECE):
@@ -144,9 +189,7 @@ class SparseAnalysis:
             sums, log_sums = energy_before + np.cumsum(largest**2), logs_before + np.cumsum(np.log2(largest))
             energy[here + 1], logs[here + 1] = sums[ranks[here] - first - 1], log_sums[ranks[here] - first - 1]
             energy_before, logs_before = float(sums[-1]), float(log_sums[-1])
-        self._sorted = top[count - ranks][::-1].astype(np.float64)
-        self._ranks = np.concatenate(([0], ranks))
-        self._energy_above, self._logs_above = energy, logs
+        return top[count - ranks][::-1].astype(np.float64), np.concatenate(([0], ranks)), energy, logs
 
     def coefficients(self, tile: Tile) -> NDArray[np.float32]:
         """The matrix in the transform domain, of a tile's rows."""
@@ -163,8 +206,8 @@ class SparseAnalysis:
             by_shape.setdefault((block.bottom - block.top, block.right - block.left), []).append(i)
         for shape, members in by_shape.items():
             a = _transformed(self.form.kind, self.form.block, self.form.levels, shape)
-            y = np.stack([_part(coefficients, tile, blocks[i]).ravel() for i in members]).astype(np.float64)
-            weights[members, : a.shape[0]] = _robust_weights(y, a)
+            parts = [_part(coefficients, tile, blocks[i]) for i in members]
+            weights[members, : a.shape[0]] = _robust_weights(parts, a)
         return weights
 
     def remainders(
@@ -179,26 +222,28 @@ class SparseAnalysis:
                 part -= (own[: a.shape[0]] * step @ a).reshape(shape).astype(np.float32)
         return coefficients
 
-    def _kept(self, step: float) -> int:
+    def _kept(self, tables: _Tables, step: float) -> int:
         """How many of the ranks are kept."""
         limit = max(_DEAD_ZONE * step, self.threshold)
-        return int(self._sorted.size - np.searchsorted(self._sorted, limit))
+        return int(tables.magnitudes.size - np.searchsorted(tables.magnitudes, limit))
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        rank = self._kept(step)
-        kept = int(self._ranks[rank])
+        tables = self._forecast_tables()
+        rank = self._kept(tables, step)
+        kept = int(tables.ranks[rank])
         log_step = math.log2(step)
-        bits = float(np.maximum(self._weight_logs - log_step + 2.5, 0.3).sum())
+        bits = float(np.maximum(tables.weight_logs - log_step + 2.5, 0.3).sum())
         if kept:
-            bits += self._logs_above[rank] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
+            bits += tables.logs[rank] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
         return bits / 8 + len(self.form.grid) * 6 + HEAD.size
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        rank = self._kept(step)
-        rounding = (self._ranks[rank] + self._weight_logs.size) * step * step / 12
-        error: float = self._left_energy - float(self._energy_above[rank]) + rounding
+        tables = self._forecast_tables()
+        rank = self._kept(tables, step)
+        rounding = (tables.ranks[rank] + tables.weight_logs.size) * step * step / 12
+        error: float = self._left_energy - float(tables.energy[rank]) + rounding
         return error
 
 
@@ -215,16 +260,20 @@ def _transformed(kind: str, block: int, levels: int, shape: tuple[int, int]) -> 
     return np.stack([transform.forward(f).ravel() for f in functions]).astype(np.float64)
 
 
-def _robust_weights(y: NDArray[np.float64], a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights q that leave most of y - q a small, for y float64[blocks, area] and a float64[b, area] orthonormal.
+def _robust_weights(parts: list[NDArray[np.float32]], a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights q that leave most of y - q a small, for the blocks y and a float64[b, area] orthonormal.
 
     Iteratively reweighted least squares with the weights of Geman and McClure, made sharper step by step down to the
     level of the noise (graduated non-convexity, Blake and Zisserman 1987), so that the few large coefficients that
     belong to the sparse part have no say. Only the rows in which the functions show are looked at.
     """
     rows = np.argsort(-np.abs(a).max(axis=0), kind="stable")[:_LEVERAGE]
+    y = np.empty((len(parts), a.shape[1]))
+    for row, own in zip(y, parts, strict=True):
+        row[:] = own.ravel()
     part, seen = np.ascontiguousarray(a[:, rows]), y[:, rows]
     q = y @ a.T
+    del y
     scale = np.abs(seen).max(axis=1, initial=1e-30)
     for _ in range(_SHARPENINGS):
         left = seen - q @ part
@@ -257,10 +306,15 @@ class SparseEncoding:
         limit = max(_DEAD_ZONE * step, analysis.threshold)
         chunks, error = [b""], 0.0
         decoder = SparseDecoder(form, step)
-        for tile, exact in zip(form.grid, analysis.weights, strict=True):
+        for tile, exact in analysis.tiles():
             weights = np.round(exact / step)
             left = analysis.remainders(tile, analysis.coefficients(tile), weights, step)
-            indices = np.where(np.abs(left) > limit, np.round(left / step), 0).astype(np.int32)
+            small = np.abs(left) <= limit
+            left /= step
+            np.round(left, out=left)
+            left[small] = 0
+            indices = left.astype(np.int32)
+            del left, small
             chunks.append(_encode_tile(form, tile, weights.astype(np.int32), indices))
             error += analysis.matrix.squared_error(decoder.decode(chunks[-1], tile), tile)
         chunks[0] = form.pack(step, analysis.rms, math.sqrt(error / analysis.energy))

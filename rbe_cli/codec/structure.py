@@ -37,6 +37,8 @@ _MAX_EXPONENT = 1024
 #: A side so many times the other one is summed over first.
 _LONG = 8
 _BAND = 1 << 20
+#: Singular vectors are multiples of 1 / GRID, so that the last bits of a library's arithmetic do not reach the file.
+GRID = 1 << 14
 #: Least scale of a row or column, against the mean.
 _LEAST_SCALE = 0.01
 #: Components that are looked at first, and the share of those looked at below which a rank is believed.
@@ -241,7 +243,11 @@ def stands_out(matrix: Matrix) -> bool:
 def fit_low_rank(matrix: Matrix) -> LowRank | None:
     """The low-rank part of the components that save most bits of a matrix; see `find_components`."""
     found = find_components(matrix)
-    return encode_low_rank(matrix, found.factors, found.rank, found.step, shaped=True) if found else None
+    if found is None:
+        return None
+    vectors, widths = found.factors.vectors[:, : found.rank], found.factors.columns[:, None]
+    ahead, back = on_grid(vectors / widths), on_grid(vectors * widths)
+    return encode_low_rank(matrix, found.factors.values[: found.rank], ahead, back, found.step, shaped=True)
 
 
 def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) -> LowRank:
@@ -267,17 +273,29 @@ def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) 
     return LowRank(left, back, b"", np.ones(found.rank, np.float32), np.float32(1))
 
 
-def encode_low_rank(matrix: Matrix, factors: Factors, rank: int, step: float, shaped: bool) -> LowRank:
-    """The first `rank` components of a matrix, their factors quantised with a step, as they are decoded.
+def encode_low_rank(
+    matrix: Matrix,
+    values: NDArray[np.float64],
+    ahead: NDArray[np.float32],
+    back: NDArray[np.float32],
+    step: float,
+    shaped: bool,
+) -> LowRank:
+    """Some components of a matrix, their factors quantised with a step, as they are decoded.
 
-    With `shaped` the step of a row of P grows with the row's scale, and that of a column of Q with the column's; `step`
-    is that for the scaled matrix.
+    Parameters
+    ----------
+    values : float64[r]
+        Singular values, of the scaled matrix.
+    ahead, back : float32[n, r]
+        Its right singular vectors over, and times, the scales of the columns; see `on_grid`.
+    step : float
+        For the scaled matrix.
+    shaped : bool
+        Whether the step of a row of P grows with the row's scale, and that of a column of Q with the column's.
     """
-    m, n = matrix.rows, matrix.columns
-    values, columns = factors.values[:rank], factors.columns[:, None]
+    m, n, rank = matrix.rows, matrix.columns, values.size
     exponents = np.round(8 * np.log2(values)).astype(np.int32)
-    ahead = _on_grid(factors.vectors[:, :rank] / columns)
-    back = _on_grid(factors.vectors[:, :rank] * columns)
     p = np.zeros((m, rank), np.float32)
     for top, band in matrix.bands():
         add_product(np.ascontiguousarray(band), ahead, np.float32(1), p[top : top + len(band)])
@@ -297,9 +315,9 @@ def encode_low_rank(matrix: Matrix, factors: Factors, rank: int, step: float, sh
     return LowRank.unpack(data, m, n)[0]
 
 
-def _on_grid(x: NDArray[np.float64]) -> NDArray[np.float32]:
-    """On a grid, so that the last bits of a library's arithmetic do not reach the file."""
-    return np.ascontiguousarray(np.round(x * 2**14) / 2**14, np.float32)
+def on_grid(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rounded to multiples of 1 / GRID."""
+    return np.ascontiguousarray(np.round(x * GRID) / GRID, np.float32)
 
 
 def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

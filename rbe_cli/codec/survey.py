@@ -18,7 +18,7 @@ from rbe_cli import metrics
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.noise_shaping import Shaping
-from rbe_cli.codec.pipeline import BASIS_BITS, KLT_COLUMNS, Piped, Pipeline, encode_basis, second_moments
+from rbe_cli.codec.pipeline import BASIS_BITS, EIGEN_BYTES, KLT_COLUMNS, Piped, Pipeline, encode_basis, second_moments
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
 from rbe_cli.codec.tiles import LONG_ROW
@@ -258,5 +258,8 @@ def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
     """A pipeline with a transform and no structure; None where a `klt` has no basis to be had."""
     if name != "klt":
         return Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)
-    basis = encode_basis(matrix) if matrix.columns <= KLT_COLUMNS else None
-    return Pipeline.of(None, "klt", 0, 0, matrix.columns, basis) if basis else None
+    if matrix.columns > KLT_COLUMNS:
+        return None
+    with whole_matrices.held(EIGEN_BYTES * matrix.columns**2):
+        basis = encode_basis(matrix)
+    return Pipeline.of(None, "klt", 0, 0, matrix.columns, basis)

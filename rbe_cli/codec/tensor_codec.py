@@ -21,10 +21,10 @@ from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
-from rbe_cli.codec.pipeline import Pipeline
+from rbe_cli.codec.pipeline import Piped, Pipeline
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.scale_field import encode_axis
-from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
 from rbe_cli.codec.tiles import Grid, Tile
@@ -158,6 +158,15 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]))
 
 
+def set_aside(choice: Choice) -> None:
+    """Put by what a choice has worked out that grows with the tensor, so that there may be any number of choices."""
+    analysis = choice.analysis
+    if isinstance(analysis, SparseAnalysis | LowRankAnalysis):
+        analysis.set_aside()
+    elif isinstance(analysis.matrix, Piped):
+        analysis.matrix.set_aside()
+
+
 def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:
     """Low rank, or sparse blocks with the basis functions: what has the least error at the size."""
     names = ["dct", "dwt", "lowrank"] if wish.transform in ("auto", "none", "klt") else [wish.transform]
@@ -231,7 +240,9 @@ def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trelli
             raise Damage("side information is too long")
         return TileDecoder(values, None), parameters.grid
     with np.errstate(all="ignore"):
-        return TileDecoder(values, Pipeline.unpack(parameters, rest)), parameters.grid
+        grid = parameters.grid
+        description = Description(parameters.structure, parameters.transform, parameters.block, parameters.levels, rest)
+        return TileDecoder(values, Pipeline.unpack(description, grid.rows, grid.columns)), grid
 
 
 AnyEncoding = Encoding | SparseEncoding | LowRankEncoding

@@ -8,8 +8,9 @@ along. All are linear, so what is quantised in the transform domain adds the sam
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -138,17 +139,21 @@ class KarhunenLoeve:
     def __init__(self, basis: NDArray[np.float32]) -> None:
         self.products = basis.shape[0]
         self._back = np.ascontiguousarray(basis.T)
+        self._solved: NDArray[np.float32] | None = None
+        self._solving = threading.Lock()
 
-    @cached_property
     def _ahead(self) -> NDArray[np.float32]:
         """X = y B^T has the solution y = x B (B^T B)^-1; with B nearly orthonormal that is nearly x B."""
-        wide = self._back.T.astype(np.float64)
-        return np.ascontiguousarray(np.linalg.solve(wide.T @ wide, wide.T).T.astype(np.float32))
+        with self._solving:
+            if self._solved is None:
+                wide = self._back.T.astype(np.float64)
+                self._solved = np.ascontiguousarray(np.linalg.solve(wide.T @ wide, wide.T).T.astype(np.float32))
+            return self._solved
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coordinates of some rows."""
         out = np.empty(x.shape, np.float32)
-        multiply_right(np.ascontiguousarray(x), self._ahead, 0, out)
+        multiply_right(np.ascontiguousarray(x), self._ahead(), 0, out)
         return out
 
     def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:

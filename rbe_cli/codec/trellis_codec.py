@@ -73,7 +73,7 @@ class Encoding:
     def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor) -> None:
         """Start encoding at `step`."""
         self.analysis = analysis
-        matrix = analysis.matrix
+        matrix = analysis.matrix.ready()
         step = float(np.float32(step))
         base, field = analysis.aligned(step)
         row_axis = scale_field.encode_axis(field.rows)

@@ -1,13 +1,18 @@
-"""Scratch memory of the threads that encode and decode.
+"""Memory of the threads that encode and decode: scratch, allowances, and what is put aside.
 
 Every job needs some megabytes for a moment. Asking the system for them anew each time costs more than the coding
 itself, since each page is faulted in and cleared again, so each thread keeps its buffers until it ends.
+
+What is large, or would grow with the checkpoint, has an allowance that all threads share.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -16,7 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from rbe_cli.errors import RBEError
+
 _local = threading.local()
+#: Of glibc; others have none.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 #: Bytes that matrices held in memory as a whole may take together, and those that stay so between passes.
 _WHOLE, _KEPT = 96 << 20, 48 << 20
 
@@ -47,6 +56,13 @@ class Allowance:
             self._taken += size
             return True
 
+    def lend(self, owner: object, size: int) -> bool:
+        """Take some bytes, if there are so many left, for as long as an object lives."""
+        taken = self.take(size)
+        if taken:
+            weakref.finalize(owner, self.give, size)
+        return taken
+
     def give(self, size: int) -> None:
         """Give them back."""
         with self._changed:
@@ -55,13 +71,19 @@ class Allowance:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Have some bytes for a while. A thread must not ask while it has some."""
+        """Have some bytes for a while. A thread must not ask while it has some.
+
+        Whoever has its turn next does not find what the one before freed still taken: the C library keeps up to 64 MB
+        of that for each thread unless it is told to give it back.
+        """
         size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self.take(size))
         try:
             yield
         finally:
+            if _malloc_trim is not None:
+                _malloc_trim(0)
             self.give(size)
 
 
@@ -69,6 +91,76 @@ class Allowance:
 whole_matrices = Allowance(_WHOLE)
 #: For what an encoder has worked out of matrices and would work out again in every pass.
 kept_matrices = Allowance(_KEPT)
+
+
+class SetAside:
+    """Arrays that an encoder has worked out of a tensor and will want again in every pass.
+
+    They stay in memory while the allowance lasts; those of a large checkpoint go to a temporary file, which has no
+    name and lasts as long as anything in it. TMPDIR says where.
+
+    >>> SetAside(np.arange(3), np.zeros((1, 2))).arrays()
+    (array([0, 1, 2]), array([[0., 0.]]))
+    """
+
+    def __init__(self, *arrays: NDArray[Any]) -> None:
+        """Raises RBEError if there is no room for them."""
+        self._kept = arrays if kept_matrices.lend(self, sum(array.nbytes for array in arrays)) else None
+        if self._kept is None:
+            self._file = _SpillFile.shared()
+            self._places = [(self._file.append(array), array.dtype, array.shape) for array in arrays]
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays as they were. Raises RBEError if they cannot be read."""
+        if self._kept is not None:
+            return self._kept
+        return tuple(self._file.read(*place) for place in self._places)
+
+
+class _SpillFile:
+    """A temporary file without a name."""
+
+    _latest: weakref.ref[_SpillFile] | None = None
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._end = 0
+        with self._explained():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the last that is in it)
+
+    @classmethod
+    def shared(cls) -> _SpillFile:
+        """The one that is there, or a new one."""
+        with cls._lock:
+            file = cls._latest() if cls._latest else None
+            if file is None:
+                file = cls()
+                cls._latest = weakref.ref(file)
+            return file
+
+    def append(self, array: NDArray[Any]) -> int:
+        """Write an array; returns its place."""
+        with self._lock, self._explained():
+            at = self._file.seek(self._end)
+            self._file.write(array.tobytes())
+            self._file.flush()
+            self._end += array.nbytes
+            return at
+
+    def read(self, at: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The array that was written at a place."""
+        array = np.empty(math.prod(shape), dtype)
+        with self._lock, self._explained():
+            self._file.seek(at)
+            self._file.readinto(array.view(np.uint8).data)
+        return array.reshape(shape)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RBEError(f"temporary file: {error.strerror}; set TMPDIR to a folder with room") from None
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -12,7 +12,9 @@ there is no offset to forge.
 
 from __future__ import annotations
 
+import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
 _START = _PREFIX.size + _CRC.size
 _MAX_DIMENSIONS = 32
+#: Bytes of chunks that wait in memory for the header, which goes before them; more wait in a temporary file.
+_SPOOLED, _COPIED = 16 << 20, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,21 @@ class EncodedTensor:
 
 
 def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
-    """Write a layer file, whole or not at all."""
-    tensors = list(tensors)
-    chunks = [chunk for tensor in tensors for chunk in tensor.chunks]
-    header = canonical.dump({"tensors": [tensor.header() for tensor in tensors]})
-    table = b"".join(_ENTRY.pack(len(chunk), zlib.crc32(chunk)) for chunk in chunks)
-    version = max((tensor.version for tensor in tensors), default=1)
-    prefix = _PREFIX.pack(MAGIC, version, 0, len(header), len(chunks))
-    with atomic_file(path) as file:
-        file.write(prefix + _CRC.pack(zlib.crc32(prefix + header + table)) + header + table)
-        for chunk in chunks:
-            file.write(chunk)
+    """Write a layer file, whole or not at all. One tensor at a time is taken of `tensors`."""
+    headers, table, version = [], bytearray(), 1
+    with tempfile.SpooledTemporaryFile(_SPOOLED, dir=str(path.parent)) as chunks:
+        for tensor in tensors:
+            headers.append(tensor.header())
+            version = max(version, tensor.version)
+            for chunk in tensor.chunks:
+                table += _ENTRY.pack(len(chunk), zlib.crc32(chunk))
+                chunks.write(chunk)
+        header = canonical.dump({"tensors": headers})
+        prefix = _PREFIX.pack(MAGIC, version, 0, len(header), len(table) // _ENTRY.size)
+        with atomic_file(path) as file:
+            file.write(prefix + _CRC.pack(zlib.crc32(prefix + header + table)) + header + table)
+            chunks.seek(0)
+            shutil.copyfileobj(chunks, file, _COPIED)
 
 
 class LayerFile:

@@ -233,7 +233,7 @@ class _Job:
         for layer, plans in by_layer.items():
             entry = kept[layer]
             if entry is None:
-                entry = self._write_layer(files[layer], plans, [next(encoded) for _ in plans])
+                entry = self._write_layer(files[layer], plans, encoded)
                 self.journal.add_layer(multiplier, entry)
             else:
                 self.progress.detail(f"{entry.file}: finished before")
@@ -310,30 +310,23 @@ class _Job:
     # Writing
 
     def _write_layer(
-        self, file: str, plans: list[Plan], encoded: list[tuple[EncodedTensor, metrics.Error]]
+        self, file: str, plans: list[Plan], encoded: Iterator[tuple[EncodedTensor, metrics.Error]]
     ) -> LayerEntry:
+        """Write the next of `encoded`, one for each plan."""
+        entries: list[TensorEntry] = []
+
+        def tensors() -> Iterator[EncodedTensor]:
+            for plan in plans:
+                tensor, error = next(encoded)
+                entries.append(_tensor_entry(plan, tensor, error))
+                yield tensor
+
         path = self.folder / file
-        write_layer(path, [tensor for tensor, _ in encoded])
+        write_layer(path, tensors())
         size = path.stat().st_size
-        common = size - sum(tensor.size() for tensor, _ in encoded)
-        entries = []
-        for i, (plan, (tensor, error)) in enumerate(zip(plans, encoded, strict=True)):
-            method = SAME_AS + tensor.same_as if tensor.same_as else tensor.codec
-            # The part of the file that belongs to no tensor is counted with the first.
-            own = tensor.size() + (common if i == 0 else 0)
-            entries.append(
-                TensorEntry(
-                    tensor.name,
-                    tensor.dtype,
-                    tensor.shape,
-                    method,
-                    own,
-                    error.rmse,
-                    error.nrmse,
-                    plan.shard,
-                    choice_entry(plan.choice) if tensor.codec in LOSSY else None,
-                )
-            )
+        # The part of the file that belongs to no tensor is counted with the first.
+        common = size - sum(entry.bytes for entry in entries)
+        entries[0] = replace(entries[0], bytes=entries[0].bytes + common)
         with path.open("rb") as handle:
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
         return LayerEntry(file, size, sha256, tuple(entries))
@@ -346,6 +339,14 @@ class _Job:
             shutil.copyfile(path, target)
             with target.open("rb") as handle:
                 yield FileEntry(relative, target.stat().st_size, hashlib.file_digest(handle, "sha256").hexdigest())
+
+
+def _tensor_entry(plan: Plan, tensor: EncodedTensor, error: metrics.Error) -> TensorEntry:
+    method = SAME_AS + tensor.same_as if tensor.same_as else tensor.codec
+    choice = choice_entry(plan.choice) if tensor.codec in LOSSY else None
+    return TensorEntry(
+        tensor.name, tensor.dtype, tensor.shape, method, tensor.size(), error.rmse, error.nrmse, plan.shard, choice
+    )
 
 
 def choice_entry(choice: Choice | None) -> ChoiceEntry | None:

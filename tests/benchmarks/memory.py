@@ -1,8 +1,9 @@
 """Peak resident memory and throughput of the commands against the size of the checkpoint.
 
-    python -m tests.benchmarks.memory --sizes 0.2,1,5 --tensor f32 --tensor bf16 -o FOLDER    (or `make bench-memory`)
+    python -m tests.benchmarks.memory --sizes 0.2,1,5 --tensor F32 --tensor BF16 -o FOLDER    (or `make bench-memory`)
 
-Writes synthetic checkpoints in pieces, runs compress and decode on them as processes of their own, and prints a table:
+Writes synthetic checkpoints in pieces, runs compress, decode and verify on them as processes of their own, and prints
+a table:
 what the kernel says was the most that was resident (VmHWM), the bound 3 x the largest tensor + 300 MB, and the
 processor time, which others who use the machine do not change much.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from rbe_cli.calibration.importance import MOMENTS
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from tests.command_line import ENVIRONMENT
 
@@ -75,16 +77,30 @@ def pieces(shape: tuple[int, int], dtype: str, number: int) -> Iterator[np.ndarr
         yield raw[: min(rows, shape[0] - top)].ravel()
 
 
-def write_checkpoint(folder: Path, size: float, dtype: str) -> None:
-    """About `size` bytes in shards of _PER_SHARD matrices; one more tensor is exact."""
+def write_checkpoint(folder: Path, size: float, dtype: str, name: str = "model.layers.{:04d}.proj.weight") -> int:
+    """About `size` bytes in shards of _PER_SHARD matrices; returns how many matrices."""
     folder.mkdir(parents=True)
     each = _SHAPE[0] * _SHAPE[1] * (2 if dtype == "BF16" else 4)
     count = max(1, round(size / each))
     for shard in range(0, count, _PER_SHARD):
         numbers = range(shard, min(shard + _PER_SHARD, count))
-        tensors = layout((f"model.layers.{i:04d}.proj.weight", dtype, _SHAPE) for i in numbers)
+        tensors = layout((name.format(i), dtype, _SHAPE) for i in numbers)
         data = (pieces(_SHAPE, dtype, i) for i in numbers)
         write_safetensors(folder / f"model-{shard // _PER_SHARD:05d}.safetensors", tensors, data, None)
+    return count
+
+
+def write_importance(path: Path, count: int) -> None:
+    """Second moments of the inputs of so many matrices of `write_checkpoint`, the same for all: a square matrix."""
+    rng, n = np.random.default_rng(0), _SHAPE[1]
+    inputs = rng.standard_normal((256, n), np.float32) * np.exp(0.3 * rng.standard_normal(n, np.float32))
+    moments = inputs.T @ inputs / 256
+    names = [f"model.layers.{i:04d}.proj.weight" for i in range(count)]
+    arrays = {name: moments.diagonal() for name in names} | {names[0] + MOMENTS: moments}
+    tensors = layout((name, "F32", array.shape) for name, array in arrays.items())
+    data = (iter([np.ascontiguousarray(arrays[name]).view(np.uint8).ravel()]) for name, _, _ in tensors)
+    axes, shared = dict.fromkeys(names, 1), dict.fromkeys(names, names[0])
+    write_safetensors(path, tensors, data, {"input_axis": json.dumps(axes), "shared": json.dumps(shared)})
 
 
 def write_tensor(folder: Path, shape: tuple[int, int], dtype: str) -> None:
@@ -106,15 +122,20 @@ def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    shown = "compress " + " ".join(map(str, arguments[4:])) if arguments[0] == "compress" else "decode"
+    shown = (
+        "compress " + " ".join(Path(str(word)).name for word in arguments[4:])
+        if arguments[0] == "compress"
+        else str(arguments[0])
+    )
     return Measured(what, shown.strip(), size, largest, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
 
 
 def measure(what: str, source: Path, largest: int, options: list[str]) -> Iterator[Measured]:
-    """Compress and decode a checkpoint, and delete what they wrote."""
+    """Compress, decode and verify a checkpoint, and delete what they wrote."""
     packed, back = source.with_suffix(".rbe"), source.with_suffix(".back")
     yield run(what, source, largest, "compress", source, "-o", packed, *options)
     yield run(what, source, largest, "decode", packed, "-o", back, "--max-decoded-size", "100GB")
+    yield run(what, source, largest, "verify", packed, "--max-decoded-size", "100GB")
     if "--lossless" in options:
         for file in source.iterdir():
             subprocess.run(["cmp", file, back / file.name], check=True)
@@ -127,6 +148,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="0.2,1,5", help="checkpoints of so many GB, BF16")
     parser.add_argument("--tensor", action="append", default=[], help="one tensor of a G elements: BF16 or F32")
+    parser.add_argument("--one-layer", action="store_true", help="all matrices are of one layer")
+    parser.add_argument("--moments", action="store_true", help="compress with second moments of all inputs")
     parser.add_argument("--options", default="--effort 0", help="of compress")
     parser.add_argument("-o", "--folder", type=Path, help="where there is room")
     parser.add_argument("--json", type=Path, help="add the figures to this file")
@@ -140,12 +163,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             source = Path(folder) / "source"
             if size:
-                write_checkpoint(source, size, dtype)
+                what += ", one layer" if arguments.one_layer else ""
+                name = "model.proj.{:04d}" if arguments.one_layer else "model.layers.{:04d}.proj.weight"
+                count = write_checkpoint(source, size, dtype, name)
                 largest = _SHAPE[0] * _SHAPE[1] * 2
+                if arguments.moments:
+                    write_importance(source.with_name("moments.safetensors"), count)
+                    # The largest tensor that is read.
+                    largest = _SHAPE[1] ** 2 * 4
             else:
                 write_tensor(source, (1 << 17, 1 << 13), dtype)
                 largest = (1 << 30) * (2 if dtype == "BF16" else 4)
-            for result in measure(f"{what}, {dtype}", source, largest, options):
+            more = ["--importance", str(source.with_name("moments.safetensors"))] if arguments.moments else []
+            for result in measure(f"{what}, {dtype}", source, largest, options + more):
                 print(result.row(), flush=True)
                 results.append(result)
     if arguments.json:
