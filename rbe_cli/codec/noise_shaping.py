@@ -9,7 +9,7 @@ what is left of input j when those after it are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.scale_field import Axis
+from rbe_cli.codec.workspace import whole_matrices
 
 #: Part of the mean over all inputs that is added to each one's mean square: what was never active on the text may be
 #: on another.
@@ -28,6 +29,8 @@ _SHIFT = 1
 #: reach the file.
 _GRID = 2.0**-12
 _LEAST = 1e-300
+#: Bytes that a Cholesky factor takes for each of its numbers: three copies in float64. Rows that are seen to at once.
+_ROOT_BYTES, _BAND_ROWS = 24, 128
 
 
 def damping(bits: float) -> float:
@@ -72,7 +75,8 @@ class Inputs:
         if self.moments is None:
             left = self.mean_square + self.damping * self.mean_square.mean()
         else:
-            left = np.diag(_upper_root(self.moments(), self.damping)) ** 2
+            with whole_matrices.held(_ROOT_BYTES * self.mean_square.size**2):
+                left = np.diag(_upper_root(self.moments, self.damping)) ** 2
         logs = 0.5 * np.log2(np.maximum(left, _LEAST))
         index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256).astype(np.int32)
         if self.looked_at is not None:
@@ -82,18 +86,34 @@ class Inputs:
     def factor(self) -> NDArray[np.float32]:
         """What input j takes of the errors of the inputs before it, float32[n, n], row j; zero from the diagonal on."""
         assert self.moments is not None
-        root = _upper_root(self.moments(), self.damping)
-        taken = (root / np.diag(root)).T
-        return np.ascontiguousarray(np.tril(np.round(taken / _GRID) * _GRID, -1), np.float32)
+        n = self.mean_square.size
+        with whole_matrices.held(_ROOT_BYTES * n**2):
+            root = _upper_root(self.moments, self.damping)
+            power, out = np.diag(root), np.empty((n, n), np.float32)
+            for rows in _bands(n):
+                taken = (root[:, rows] / power[rows]).T
+                out[rows] = np.tril(np.round(taken / _GRID) * _GRID, rows.start - 1)
+            return out
 
 
-def _upper_root(moments: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
-    """Upper triangular R with R R^T the damped moments: the Cholesky factor of what is turned around, turned back."""
-    wide = np.asarray(moments, np.float64)
-    wide = (wide + wide.T) / 2
+def _bands(n: int) -> Iterator[slice]:
+    """Rows of a square matrix, some at a time."""
+    return (slice(top, top + _BAND_ROWS) for top in range(0, n, _BAND_ROWS))
+
+
+def _upper_root(moments: Callable[[], NDArray[np.floating]], damping: float) -> NDArray[np.float64]:
+    """Upper triangular R with R R^T the damped moments: the Cholesky factor of what is turned around, turned back.
+
+    The caller has asked `workspace.whole_matrices` for _ROOT_BYTES a number.
+    """
+    matrix = moments()
+    wide = np.empty(matrix.shape)
+    for rows in _bands(len(matrix)):
+        wide[rows] = (matrix[rows].astype(np.float64) + matrix[:, rows].T.astype(np.float64)) / 2
+    del matrix
     mean = float(np.diag(wide).mean())
     wide[np.diag_indices_from(wide)] += damping * mean if mean > 0 else 1.0
-    return np.ascontiguousarray(np.linalg.cholesky(wide[::-1, ::-1])[::-1, ::-1])
+    return np.asarray(np.linalg.cholesky(wide[::-1, ::-1])[::-1, ::-1])
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,9 @@ def run(what: str, source: Path, largest: int, *arguments: object) -> Measured:
     if process.returncode:
         sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     size = sum(file.stat().st_size for file in source.glob("*.safetensors"))
-    shown = (
-        "compress " + " ".join(Path(str(word)).name for word in arguments[4:])
-        if arguments[0] == "compress"
-        else str(arguments[0])
-    )
-    return Measured(what, shown.strip(), size, largest, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
+    words = [arguments[0], *arguments[4:]] if arguments[0] == "compress" else arguments[:1]
+    shown = " ".join(Path(str(word)).name for word in words)
+    return Measured(what, shown, size, largest, usage.ru_maxrss << 10, usage.ru_utime + usage.ru_stime)
 
 
 def measure(what: str, source: Path, largest: int, options: list[str]) -> Iterator[Measured]:
@@ -163,7 +160,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             source = Path(folder) / "source"
             if size:
-                what += ", one layer" if arguments.one_layer else ""
                 name = "model.proj.{:04d}" if arguments.one_layer else "model.layers.{:04d}.proj.weight"
                 count = write_checkpoint(source, size, dtype, name)
                 largest = _SHAPE[0] * _SHAPE[1] * 2
@@ -175,7 +171,8 @@ def main() -> None:
                 write_tensor(source, (1 << 17, 1 << 13), dtype)
                 largest = (1 << 30) * (2 if dtype == "BF16" else 4)
             more = ["--importance", str(source.with_name("moments.safetensors"))] if arguments.moments else []
-            for result in measure(f"{what}, {dtype}", source, largest, options + more):
+            title = f"{what}, {dtype}" + (", one layer" if arguments.one_layer else "")
+            for result in measure(title, source, largest, options + more):
                 print(result.row(), flush=True)
                 results.append(result)
     if arguments.json:
