@@ -127,6 +127,7 @@ class _SpillFile:
         self._end = 0
         with self._explained():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the last that is in it)
+        weakref.finalize(self, self._file.close)
 
     @classmethod
     def shared(cls) -> _SpillFile:

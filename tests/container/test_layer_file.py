@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rbe_cli.container import layer_file
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
 from rbe_cli.errors import CorruptFile
 from tests.forge import layer_bytes, split_layer
@@ -51,6 +52,15 @@ def test_same_tensors_same_bytes(tmp_path: Path) -> None:
     write_layer(tmp_path / "a.rbe", TENSORS)
     write_layer(tmp_path / "b.rbe", iter(TENSORS))
     assert (tmp_path / "a.rbe").read_bytes() == (tmp_path / "b.rbe").read_bytes()
+
+
+def test_more_than_waits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that wait in a temporary file make the same bytes, and leave nothing beside them."""
+    write_layer(tmp_path / "a.rbe", TENSORS)
+    monkeypatch.setattr(layer_file, "_SPOOLED", 5)
+    write_layer(tmp_path / "b.rbe", TENSORS)
+    assert (tmp_path / "a.rbe").read_bytes() == (tmp_path / "b.rbe").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.rbe", "b.rbe"]
 
 
 def test_no_tensors(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What an encoder puts aside makes the same bytes, whether it stays in memory or goes to a temporary file."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from rbe_cli.codec import workspace
+from rbe_cli.codec.workspace import Allowance, SetAside
+from rbe_cli.errors import RBEError
+from tests.synthetic import compress_to, folder_bytes, scaled_normal
+
+
+@pytest.fixture
+def no_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "kept_matrices", Allowance(0))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    low_rank = rng.standard_normal((192, 4)) @ rng.standard_normal((4, 128)) + 0.3 * rng.standard_normal((192, 128))
+    folder = tmp_path_factory.mktemp("source")
+    save_file({"a.w": low_rank.astype(np.float32), "b.w": scaled_normal((512, 48), 1)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"bits": 4.0},
+        {"bits": 4.0, "transform": "klt"},
+        {"bits": 4.0, "transform": "lowrank"},
+        {"ratio": 40.0, "structure_only": True},
+        {"ratio": 40.0, "structure_only": True, "transform": "dct", "block": 16},
+    ],
+)
+def test_same_bytes(wish: dict[str, Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compress_to(source, tmp_path / "memory", **wish)
+    monkeypatch.setattr(workspace, "kept_matrices", Allowance(0))
+    compress_to(source, tmp_path / "file", **wish)
+    assert folder_bytes(tmp_path / "memory") == folder_bytes(tmp_path / "file")
+
+
+@pytest.mark.usefixtures("no_allowance")
+def test_arrays_come_back() -> None:
+    arrays = (np.arange(12, dtype=np.int16).reshape(3, 4).T, np.zeros((3, 0)), np.array([1.5]))
+    aside = [SetAside(*arrays), SetAside(np.arange(5))]
+    for array, back in zip(arrays, aside[0].arrays(), strict=True):
+        assert array.dtype == back.dtype
+        np.testing.assert_array_equal(array, back)
+    np.testing.assert_array_equal(aside[1].arrays()[0], np.arange(5))
+
+
+def test_the_allowance_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "kept_matrices", Allowance(100))
+    aside = SetAside(np.zeros(10))
+    assert not workspace.kept_matrices.take(40)
+    del aside
+    gc.collect()
+    assert workspace.kept_matrices.take(100)
+
+
+@pytest.mark.usefixtures("no_allowance")
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rbe_cli.codec.workspace.tempfile.TemporaryFile", full)
+    with pytest.raises(RBEError, match="TMPDIR"):
+        SetAside(np.zeros(10))
