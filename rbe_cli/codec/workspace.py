@@ -24,10 +24,12 @@ from numpy.typing import DTypeLike, NDArray
 from rbe_cli.errors import RBEError
 
 _local = threading.local()
-#: Of glibc; others have none.
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-#: Bytes that matrices held in memory as a whole may take together, and those that stay so between passes.
-_WHOLE, _KEPT = 96 << 20, 48 << 20
+#: Of glibc; others have none. M_MMAP_THRESHOLD, while memory is scarce and otherwise (its own upper limit).
+_malloc_trim, _mallopt = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
+_MMAP_THRESHOLD, _SCARCE, _PLENTY = -3, 4 << 20, 32 << 20
+#: Bytes that matrices held in memory as a whole may take together, those that stay so between passes, and what is put
+#: aside in memory: little, since a file that was just written is read at the speed of memory.
+_WHOLE, _KEPT, _ASIDE = 96 << 20, 48 << 20, 4 << 20
 
 
 class Inline(Executor):
@@ -47,6 +49,7 @@ class Allowance:
         self._size = size
         self._taken = 0
         self._changed = threading.Condition(threading.RLock())
+        self._holding = threading.local()
 
     def take(self, size: int) -> bool:
         """Take some bytes, if there are so many left; whoever did gives them back."""
@@ -71,26 +74,41 @@ class Allowance:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Have some bytes for a while. A thread must not ask while it has some.
+        """Have some bytes for a while. A thread that has some already gets no more: it would wait for itself.
 
-        Whoever has its turn next does not find what the one before freed still taken: the C library keeps up to 64 MB
-        of that for each thread unless it is told to give it back.
+        Meanwhile what is freed goes back to the system: the C library keeps up to 64 MB of it for each thread unless
+        it is told not to, which is faster but not for those who have large matrices.
         """
+        if getattr(self._holding, "some", False):
+            yield
+            return
         size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self.take(size))
+            _keep_freed(False)
+        self._holding.some = True
         try:
             yield
         finally:
-            if _malloc_trim is not None:
-                _malloc_trim(0)
-            self.give(size)
+            self._holding.some = False
+            with self._changed:
+                self.give(size)
+                _keep_freed(not self._taken)
+
+
+def _keep_freed(allowed: bool) -> None:
+    """Whether the C library may keep large pieces of memory that were freed."""
+    if _malloc_trim is not None and _mallopt is not None:
+        _mallopt(_MMAP_THRESHOLD, _PLENTY if allowed else _SCARCE)
+        _malloc_trim(0)
 
 
 #: For the few matrices that an encoder needs whole, in float32: without it every thread would hold one.
 whole_matrices = Allowance(_WHOLE)
 #: For what an encoder has worked out of matrices and would work out again in every pass.
 kept_matrices = Allowance(_KEPT)
+#: For `SetAside`.
+arrays_aside = Allowance(_ASIDE)
 
 
 class SetAside:
@@ -105,7 +123,7 @@ class SetAside:
 
     def __init__(self, *arrays: NDArray[Any]) -> None:
         """Raises RBEError if there is no room for them."""
-        self._kept = arrays if kept_matrices.lend(self, sum(array.nbytes for array in arrays)) else None
+        self._kept = arrays if arrays_aside.lend(self, sum(array.nbytes for array in arrays)) else None
         if self._kept is None:
             self._file = _SpillFile.shared()
             self._places = [(self._file.append(array), array.dtype, array.shape) for array in arrays]

@@ -18,7 +18,7 @@ from tests.synthetic import compress_to, folder_bytes, scaled_normal
 
 @pytest.fixture
 def no_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "kept_matrices", Allowance(0))
+    monkeypatch.setattr(workspace, "arrays_aside", Allowance(0))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_same_bytes(wish: dict[str, Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compress_to(source, tmp_path / "memory", **wish)
-    monkeypatch.setattr(workspace, "kept_matrices", Allowance(0))
+    monkeypatch.setattr(workspace, "arrays_aside", Allowance(0))
     compress_to(source, tmp_path / "file", **wish)
     assert folder_bytes(tmp_path / "memory") == folder_bytes(tmp_path / "file")
 
@@ -58,12 +58,12 @@ def test_arrays_come_back() -> None:
 
 
 def test_the_allowance_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "kept_matrices", Allowance(100))
+    monkeypatch.setattr(workspace, "arrays_aside", Allowance(100))
     aside = SetAside(np.zeros(10))
-    assert not workspace.kept_matrices.take(40)
+    assert not workspace.arrays_aside.take(40)
     del aside
     gc.collect()
-    assert workspace.kept_matrices.take(100)
+    assert workspace.arrays_aside.take(100)
 
 
 @pytest.mark.usefixtures("no_allowance")
@@ -74,3 +74,10 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbe_cli.codec.workspace.tempfile.TemporaryFile", full)
     with pytest.raises(RBEError, match="TMPDIR"):
         SetAside(np.zeros(10))
+
+
+def test_who_has_some_does_not_wait_for_itself() -> None:
+    allowance = Allowance(10)
+    with allowance.held(8), allowance.held(20):
+        assert not allowance.take(3)
+    assert allowance.take(10)
