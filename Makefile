@@ -50,7 +50,7 @@ fuzz: dev
 faults: dev
 	$(BIN)/python -m tests.faults.faults --times 15
 
-# Peak memory against the size of the checkpoint; needs room for 2.3 times the largest (half an hour for 20 GB).
+# Peak memory against the size of the checkpoint; needs room for 2.3 times the largest (20 minutes for 20 GB).
 bench-memory: dev
 	$(BIN)/python -m tests.benchmarks.memory --sizes 0.2,1,5,20 --tensor F32 --tensor BF16 \
 	  --options "--effort 0 --transform none"
