@@ -15,7 +15,7 @@ from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.structure import LowRank
+from rbe_cli.codec.structure import LowRank, of_one_sign, on_grid
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.codec.workspace import SetAside, kept_matrices, whole_matrices
@@ -197,12 +197,8 @@ def encode_basis(matrix: Matrix) -> bytes:
     coded with a scale of its own; on a grid so that the last bits of a library's arithmetic do not reach the file.
     The caller has asked `workspace.whole_matrices` for EIGEN_BYTES a number.
     """
-    n = matrix.columns
-    moments = second_moments(matrix)
-    vectors = np.linalg.eigh(moments)[1][:, ::-1]
-    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)] < 0, -1.0, 1.0)
-    basis = np.ascontiguousarray(np.round(vectors * 2**14) / 2**14, np.float32)
-    return encode_side_matrix(basis, nrmse=_BASIS_ERROR)
+    vectors = np.linalg.eigh(second_moments(matrix))[1][:, ::-1]
+    return encode_side_matrix(on_grid(of_one_sign(vectors)), nrmse=_BASIS_ERROR)
 
 
 def second_moments(matrix: Matrix) -> NDArray[np.float64]:

@@ -320,6 +320,12 @@ def on_grid(x: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.round(x * GRID) / GRID, np.float32)
 
 
+def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors, float64[n, r], each with the sign that makes its largest number positive: a library has no say in it."""
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    return vectors * np.where(largest < 0, -1.0, 1.0)
+
+
 def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leading singular values and right singular vectors.
 
@@ -334,8 +340,7 @@ def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], ND
             vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
     else:
         squares, vectors = _iterated(w, count)
-    vectors = vectors * np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(squares.size)] < 0, -1.0, 1.0)
-    return np.sqrt(np.maximum(squares, 1e-300)), vectors
+    return np.sqrt(np.maximum(squares, 1e-300)), of_one_sign(vectors)
 
 
 def _is_long(m: int, n: int) -> bool:

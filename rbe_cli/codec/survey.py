@@ -1,7 +1,7 @@
 """How a matrix is looked at to choose its structure and transform: as a whole, or by a sample of its rows.
 
-The encoder looks at the whole. A forecast has a tenth of the time, and is told by a sample what it needs to know within
-a percent or two.
+The encoder looks at the whole. A forecast has little of its time, and is told by a sample what it needs to know, within
+a few percent (docs/codec.md, Forecasts).
 """
 
 from __future__ import annotations
@@ -100,10 +100,16 @@ class _Sample(NamedTuple):
 
 
 def _sampled(matrix: Matrix, rows: int, run: int = _RUN) -> _Sample:
-    """So many rows in runs, if they are not too much to hold, evenly spread; all if that is nearly all. In float32."""
+    """So many rows in runs, if they are not too much to hold, evenly spread; all if that is nearly all. In float32.
+
+    Where even a few rows are too much, the matrix itself, which is read piece by piece.
+    """
     runs = max(1, min(rows, _MOST // matrix.columns) // run)
     if runs * run * 2 > matrix.rows:
-        taken, values = np.arange(matrix.rows), matrix.whole()
+        taken = np.arange(matrix.rows)
+        if matrix.rows * matrix.columns > 2 * _MOST:
+            return _Sample(matrix, taken, 1.0)
+        values = matrix.whole()
     else:
         tops = np.arange(runs) * (matrix.rows // run) // runs * run
         taken = (tops[:, None] + np.arange(run)).ravel()
@@ -160,7 +166,8 @@ class SampleSurvey:
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
         sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
-        found = find_components(sample.matrix, sample.share)
+        with whole_matrices.held(4 * sample.matrix.rows * n):
+            found = find_components(sample.matrix, sample.share)
         if found is None:
             return None
         pipeline = Pipeline.of(imagine_low_rank(self._few.matrix, found, (m, n)), "none", 0, 0, n)

@@ -38,7 +38,7 @@ from rbe_cli.kernels.rans import LANES
 #: forecasts are good to about that.
 _WORTH = 0.01
 #: Gap to the Shannon bound, in dB, by the states of the trellis (docs/codec.md).
-GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
+_GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
 #: Bits per weight below which a forecast encodes a sample.
 _TRIED_BELOW = 1.6
 #: The name of the choice of low rank without a coded residual.
@@ -73,7 +73,7 @@ class Choice:
 
 
 class _Candidate(NamedTuple):
-    """A way of coding, what it costs in dB (see `_cost`), and that with what its time to decode is worth."""
+    """A way of coding, what it costs in dB (see `cost_of`), and that with what its time to decode is worth."""
 
     name: str
     analysis: Forecast
@@ -103,7 +103,7 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     step = multiplier_for_error(analysis, wish.nrmse) * analysis.unit
     expected = analysis.symbol_bytes(step) * analysis.share
     if 8 * expected > _TRIED_BELOW * analysis.matrix.rows * analysis.matrix.columns or shaping.feedback:
-        more = 10 ** ((GAPS[states] - GAPS[tables.STATES]) / 10)
+        more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
         analysis = analysis.corrected(1.0, more)
     else:
         # At few bits the weights' own distribution matters more than the tables know: code the sample.

@@ -56,7 +56,7 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
+        raise _cannot_be_written(path, error) from None
     with _working_folder(path) as work:
         whole, old = work / "whole", work / "old"
         if old.exists() and not path.exists():
@@ -97,7 +97,7 @@ def _working_folder(path: Path) -> Iterator[Path]:
         try:
             work.mkdir(exist_ok=True)
         except OSError as error:
-            raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
+            raise _cannot_be_written(path, error) from None
         if work.is_symlink() or work.stat().st_uid != os.geteuid():
             raise RBEError(f"{work}: is not a folder of yours; remove it, or choose another output with -o")
         handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
@@ -134,12 +134,20 @@ def remove(entry: Path) -> None:
         entry.unlink()
 
 
+def _cannot_be_written(path: Path, error: OSError) -> RBEError:
+    return RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o")
+
+
+def _already_there(path: Path) -> RBEError:
+    return RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+
+
 def check_free(path: Path, replace: bool) -> None:
     """Raise RBEError if `path` holds something that must not be replaced."""
     if path.is_symlink() or path.is_file() or (path.exists() and not path.is_dir()):
         raise RBEError(f"{path}: is not a folder; choose another output with -o")
     if path.exists() and any(path.iterdir()) and not replace:
-        raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+        raise _already_there(path)
 
 
 def check_file(path: Path, replace: bool) -> None:
@@ -149,7 +157,7 @@ def check_file(path: Path, replace: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and not replace:
-        raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+        raise _already_there(path)
 
 
 def _umask() -> int:

@@ -11,6 +11,14 @@ from rbe_cli.kernels import JIT
 
 
 @njit(**JIT)
+def _added_up(partial):
+    """Eight running sums, float64[8], pairwise."""
+    return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
+        (partial[4] + partial[5]) + (partial[6] + partial[7])
+    )
+
+
+@njit(**JIT)
 def sweep(w, column_weight, row_power, column_sum):
     """One pass of the alternating fit over some rows.
 
@@ -35,9 +43,7 @@ def sweep(w, column_weight, row_power, column_sum):
         for j in range(n // 8 * 8, n):
             v = np.float64(w[i, j])
             partial[j & 7] += v * v * column_weight[j]
-        total = ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
-            (partial[4] + partial[5]) + (partial[6] + partial[7])
-        )
+        total = _added_up(partial)
         row_power[i] = total
         if total > 0.0:
             weight = n / total
@@ -166,9 +172,7 @@ def squared_error(a, b):
     for i in range(n // 8 * 8, n):
         d = a[i] - b[i]
         partial[i & 7] += d * d
-    return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
-        (partial[4] + partial[5]) + (partial[6] + partial[7])
-    )
+    return _added_up(partial)
 
 
 @njit(**JIT)
@@ -183,6 +187,4 @@ def sum_of_squares(a):
     for i in range(n // 8 * 8, n):
         v = np.float64(a[i])
         partial[i & 7] += v * v
-    return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
-        (partial[4] + partial[5]) + (partial[6] + partial[7])
-    )
+    return _added_up(partial)

@@ -139,7 +139,7 @@ class _Forecasting(Planner):
         return self._body(other, multiplier)[2]
 
     def _exact_size(self, plan: Plan) -> float:
-        """The same, worked out once."""
+        """What `_exact_bytes` says of a tensor, worked out once."""
         if plan.info.name not in self._exact:
             self._exact[plan.info.name] = self._exact_bytes(plan)
         return self._exact[plan.info.name]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from rbe_cli.codec import survey
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
@@ -121,6 +122,20 @@ def test_few_rows_that_are_not_zero() -> None:
     assert found.analysis.expected_bytes(0.1) < 4000
 
 
+def test_few_rows_that_are_too_long_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read piece by piece, with the same result."""
+    matrix = matrix_of(scaled(10, 4096))
+    held = SampleSurvey(matrix, wish(4)).plain(BALANCED)
+    monkeypatch.setattr(survey, "_MOST", 1024)
+    read = SampleSurvey(matrix, wish(4)).plain(BALANCED)
+    assert held is not None
+    assert read is not None
+    assert read.matrix is matrix
+    assert held.matrix is not matrix
+    assert read.expected_bytes(0.1) == held.expected_bytes(0.1)
+    assert read.expected_error(0.1) == held.expected_error(0.1)
+
+
 def test_importance_of_the_rows_that_are_looked_at() -> None:
     matrix = matrix_of(scaled(3000, 64))
     mean_square = np.exp(np.linspace(-3, 3, 3000))
@@ -136,8 +151,8 @@ def test_importance_of_the_rows_that_are_looked_at() -> None:
 def test_steps_of_one_multiplier_have_one_geometric_mean() -> None:
     """Whatever a structure leaves over, and where its scales have their zero."""
     matrix = matrix_of(low(256, 128))
-    survey = WholeSurvey(matrix, wish(4))
-    plain, look = survey.plain(BALANCED), survey.through("lowrank", BALANCED)
+    whole = WholeSurvey(matrix, wish(4))
+    plain, look = whole.plain(BALANCED), whole.through("lowrank", BALANCED)
     assert plain is not None
     assert look is not None
 
