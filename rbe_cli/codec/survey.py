@@ -157,7 +157,12 @@ class SampleSurvey:
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
         sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
-        if n > KLT_COLUMNS or sample.matrix.rows < 2 * n:
+        if sample.matrix.rows < 2 * n:
+            # Too few to tell a basis from: one that is asked for all the same is made. `auto` has no use for it.
+            return (
+                WholeSurvey(self._matrix, self._wish).through("klt", shaping) if self._wish.transform == "klt" else None
+            )
+        if n > KLT_COLUMNS:
             return None
         basis = np.linalg.eigh(second_moments(sample.matrix))[1][:, ::-1].astype(np.float32)
         pipeline = Pipeline(None, KarhunenLoeve(basis), Description())

@@ -101,6 +101,17 @@ def test_a_named_transform_is_obeyed(transform: str) -> None:
     assert expected.gain_db == pytest.approx(chosen.gain_db, abs=0.4)
 
 
+def test_a_named_klt_of_few_rows_is_no_other_transform() -> None:
+    """Its basis is as large as the matrix; the forecast has to say so."""
+    matrix, asked = matrix_of(low(80, 64)), wish(3, "klt")
+    chosen, expected = prepare(matrix, PLAIN, asked), estimate(matrix, PLAIN, asked, STATES)
+    assert chosen is not None
+    assert expected is not None
+    assert expected.name == chosen.name == "klt"
+    step = 0.1 * chosen.analysis.unit
+    assert expected.analysis.expected_bytes(step) == pytest.approx(chosen.analysis.expected_bytes(step), rel=0.02)
+
+
 def test_what_must_be_exact_is_found_in_all_rows() -> None:
     w = white(4000, 64)
     w[2222, 5] = np.nan
