@@ -63,6 +63,10 @@ def test_version(rbe: Run) -> None:
     assert rbe("--version").out == f"rbe {__version__}\n"
 
 
+#: Seconds after which the encoding of `large` has written a layer or so and is not over: it takes 0.9 and more.
+_INTO_ENCODING = 0.3
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 MB of weights: seconds of work."""
@@ -93,7 +97,7 @@ def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: 
         for line in process.stderr:
             if line.startswith(phase):
                 break
-        time.sleep(0.1 if phase == "analysing" else 1.0)
+        time.sleep(0.1 if phase == "analysing" else _INTO_ENCODING)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -120,7 +124,7 @@ def test_interrupted_replacement_keeps_what_was_there(large: Path, tmp_path: Pat
         for line in process.stderr:
             if line.startswith("encoding"):
                 break
-        time.sleep(1.0)
+        time.sleep(_INTO_ENCODING)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
