@@ -52,8 +52,10 @@ def byte_length(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def to_float32(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    """Elements of a floating type as float32 (float64 is rounded)."""
+    """Elements of a floating type as float32 (float64 is rounded); of F32, the same memory."""
     values = raw.view(FLOATS[dtype])
+    if dtype != "F64":
+        return values.astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 

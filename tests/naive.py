@@ -557,3 +557,10 @@ def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float
     scores = np.array([scale * sum(float(a) * float(b) for a, b in zip(query, key, strict=True)) for key in keys])
     weights = np.exp(scores - scores.max())
     return sum(weight / weights.sum() * value.astype(float) for weight, value in zip(weights, values, strict=True))
+
+
+def table_at(values: Sequence[float], x: float, below: float, above: float) -> float:
+    """A table's figure between its entries and beyond its ends."""
+    last = len(values) - 1
+    inside = float(np.interp(x, np.arange(last + 1), values))
+    return inside + below * min(x, 0.0) + above * max(x - last, 0.0)

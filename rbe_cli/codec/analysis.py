@@ -77,15 +77,15 @@ class Analysis:
         """
         return replace(self, unit=plain.unit * plain.factor / self.factor, energy=plain.energy, rms=plain.rms)
 
-    def _centres(self, step: float) -> NDArray[np.float64]:
-        base = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
-        return np.asarray(base + self.first_offset + np.arange(self.elements.size), np.float64)
+    def _first_class(self, step: float) -> float:
+        return 8 * (self.field.log_sigma0 - math.log2(step)) + 15 + self.first_offset
 
     def aligned(self, step: float) -> tuple[int, ScaleField]:
         """Class of an element whose exponents are 0, and the scale field rounded to fit, for a step."""
-        exact = 8 * (self.field.log_sigma0 - math.log2(step)) + 15
+        first = self._first_class(step)
+        exact = first - self.first_offset
         base = math.floor(exact + 0.5)
-        mean = float(self._centres(step) @ self.elements) / float(self.elements.sum())
+        mean = first + float(np.arange(self.elements.size) @ self.elements) / float(self.elements.sum())
         return base, self.field.aligned(exact - base, mean < _COARSE)
 
     def corrected(self, size: float, error: float) -> Analysis:
@@ -94,8 +94,7 @@ class Analysis:
 
     def symbol_bytes(self, step: float) -> float:
         """Size of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
-        bits = tables.family(self.family).bits_at(self._centres(step))
-        return float(bits @ self.elements) / 8 / self.share
+        return tables.family(self.family).bits_of(self._first_class(step), self.elements) / 8 / self.share
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
@@ -116,8 +115,8 @@ class Analysis:
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        distortion = tables.family(self.family).distortion_at(self._centres(step))
-        return float(distortion @ self.weights) * step * step / self.share
+        error = tables.family(self.family).error_of(self._first_class(step), self.weights)
+        return error * step * step / self.share
 
 
 class Extent(NamedTuple):
@@ -226,20 +225,21 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     rows = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, _SAMPLE_ROWS)).astype(np.int64))
     if matrix.columns * rows.size > 1 << 20:
         rows = rows[:: max(1, matrix.columns * rows.size >> 20)]
-    live_columns = field.columns.exponents != ZERO
     rows = rows[field.rows.exponents[rows] != ZERO]
-    sigma = np.exp2(
-        (field.rows.exponents[rows][:, None] + field.columns.exponents[live_columns]) / 8 + field.log_sigma0
-    )
-    sample = np.concatenate([np.zeros((0, matrix.columns)), *(matrix.band(i, i + 1) for i in rows)])
-    x = np.abs(sample[:, live_columns] / sigma).ravel() if sigma.size else np.ones(1)
-    power = float(np.mean(x * x))
+    scaled = np.empty((rows.size, matrix.columns))
+    for row, i in zip(scaled, rows.tolist(), strict=True):
+        row[:] = matrix.band(i, i + 1)[0]
+    scaled *= np.exp2(-field.rows.exponents[rows] / 8 - field.log_sigma0)[:, None]
+    scaled *= np.sqrt(_inverse_power(field.columns))
+    live = rows.size * int((field.columns.exponents != ZERO).sum())
+    power = float(np.vdot(scaled, scaled)) / max(live, 1)
     if not power > 0:
         return field, 0
-    x = (x / math.sqrt(power)).astype(np.float32)
+    x = np.abs(scaled.astype(np.float32))
     cost = []
     for exponent in tables.FAMILY_EXPONENTS:
-        alpha = math.sqrt(math.gamma(1 / exponent) / math.gamma(3 / exponent))
+        alpha = math.sqrt(power * math.gamma(1 / exponent) / math.gamma(3 / exponent))
         constant = math.log(2 * alpha * math.gamma(1 / exponent) / exponent)
-        cost.append(constant + float(np.mean((x / np.float32(alpha)) ** np.float32(exponent), dtype=np.float64)))
+        powers = x if exponent == 1 else x ** np.float32(exponent)
+        cost.append(constant + float(powers.sum(dtype=np.float64)) / alpha**exponent / live)
     return replace(field, log_sigma0=field.log_sigma0 + 0.5 * math.log2(power)), int(np.argmin(cost))

@@ -102,8 +102,9 @@ class Pipeline:
         return cls(structure, transform, description)
 
     def forward(self, w: NDArray[np.float32], top: int) -> NDArray[np.float32]:
-        """What is to be quantised of rows top, top + 1, ...; overwrites w."""
+        """What is to be quantised of rows top, top + 1, ..."""
         if self.structure is not None:
+            w = w.copy()
             self.structure.subtract(w, top)
         return self.transform.forward(w)
 

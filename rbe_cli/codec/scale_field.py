@@ -113,22 +113,20 @@ def _quantise(log_scale: NDArray[np.float64], others: int) -> tuple[Axis, float,
     live = np.isfinite(log_scale)
     if not live.any():
         return Axis(np.where(live, 0, ZERO).astype(np.int32), 3), 0.0, 0.0
-    middle = float(np.median(log_scale[live]))
-    best: tuple[float, Axis, float] | None = None
-    for shift in range(4):
-        unit, reach = (1 << shift) / PER_OCTAVE, MAX_EXPONENT >> shift
-        zeros = middle + np.arange(_ORIGINS)[:, None] * unit / _ORIGINS
-        indices = np.clip(np.floor((log_scale[live] - zeros) / unit + 0.5), -reach, reach).astype(np.int64)
-        wrong = indices * unit + zeros - log_scale[live]
-        losses = (0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum(axis=1) * others
-        costs = _entropies(indices) + losses
-        i = int(np.argmin(costs))
-        if best is None or costs[i] < best[0]:
-            exponents = np.full(log_scale.size, ZERO, np.int32)
-            exponents[live] = indices[i] << shift
-            best = (float(costs[i]), Axis(exponents, shift), float(zeros[i, 0]))
-    assert best is not None
-    return best[1], best[2], best[0]
+    logs = log_scale[live]
+    shifts = np.repeat(np.arange(4), _ORIGINS)[:, None]
+    units, reach = (1 << shifts) / PER_OCTAVE, MAX_EXPONENT >> shifts
+    zeros = np.median(logs) + np.tile(np.arange(_ORIGINS), 4)[:, None] * units / _ORIGINS
+    indices = np.clip(np.floor((logs - zeros) / units + 0.5), -reach, reach)
+    wrong = indices * units + zeros - logs
+    losses = (0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum(axis=1) * others
+    whole = indices.astype(np.int64)
+    costs = _entropies(whole) + losses
+    i = int(np.argmin(costs))
+    shift = int(shifts[i, 0])
+    exponents = np.full(log_scale.size, ZERO, np.int32)
+    exponents[live] = whole[i] << shift
+    return Axis(exponents, shift), float(zeros[i, 0]), float(costs[i])
 
 
 def _entropies(indices: NDArray[np.int64]) -> NDArray[np.float64]:

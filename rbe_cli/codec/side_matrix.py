@@ -37,7 +37,7 @@ def encode_side_matrix(
         # Nothing but one number is not for this coder; nothing but two is.
         array = array.copy()
         array.flat[0] = np.nextafter(array.flat[0], np.float32(0))
-    analysis = analyse(Matrix(array.view(np.uint8).ravel(), "F32", *array.shape), shaping)
+    analysis = analyse(Matrix.of(array), shaping)
     if analysis is None:
         raise ValueError("a side matrix of zeros or of numbers out of range")
     if step is None:

@@ -77,7 +77,7 @@ class Domain(Protocol):
     def whole_rows(self) -> bool: ...  # noqa: D102
 
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows top to bottom - 1, float32[bottom - top, columns]."""
+        """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be somebody else's."""
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, about a million elements at a time, with the number of the first."""
@@ -109,14 +109,21 @@ class Matrix:
     rows: int
     columns: int
 
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Matrix:
+        """An array in memory, float32[rows, columns]."""
+        return cls(np.ascontiguousarray(values).view(np.uint8).ravel(), "F32", *values.shape)
+
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Rows top to bottom - 1, float32[bottom - top, columns]."""
+        """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be the matrix itself."""
         size = self.columns * (dtypes.BITS[self.dtype] // 8)
         piece = self.raw[top * size : bottom * size]
         return dtypes.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
 
     def whole(self) -> NDArray[np.float32]:
-        """All rows, float32[rows, columns]; see `rbe_cli.codec.workspace.whole_matrices`."""
+        """All rows, float32[rows, columns], to be read only; see `rbe_cli.codec.workspace.whole_matrices`."""
+        if self.rows * self.columns <= _BAND:
+            return self.band(0, self.rows)
         w = np.empty((self.rows, self.columns), np.float32)
         for top, band in self.bands():
             w[top : top + len(band)] = band

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,8 +266,8 @@ def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) 
     vectors = factors.vectors[:, : found.rank]
     whole = matrix.whole()
     left: NDArray[np.float32] = whole @ (vectors / factors.columns[:, None]).astype(np.float32)
-    whole /= factors.columns.astype(np.float32)
-    rows = _scales(_power(whole, "ij,ij->i") - _power(left, "ij,ij->i"))
+    scaled = whole * (1 / factors.columns).astype(np.float32)
+    rows = _scales(_power(scaled, "ij,ij->i") - _power(left, "ij,ij->i"))
     left += (rng.standard_normal(left.shape) * rounding(shape[0]) * rows[:, None]).astype(np.float32)
     right = vectors + rng.standard_normal(vectors.shape) * (rounding(shape[1]) / found.values)
     back = np.ascontiguousarray((right * factors.columns[:, None]).T, np.float32)
@@ -329,17 +330,18 @@ def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leading singular values and right singular vectors.
 
-    Of a matrix many times longer than wide, or the reverse, exactly, by way of its shorter side's products; else by
-    subspace iteration (Halko et al., SIAM Rev. 53, 2011).
+    By way of its shorter side's: of a matrix many times longer than wide, or the reverse, exactly; else by subspace
+    iteration (Halko et al., SIAM Rev. 53, 2011).
     """
     m, n = w.shape
+    tall = w if m >= n else w.T
     if _is_long(m, n):
-        squares, vectors = np.linalg.eigh(_products(w if m > n else w.T))
+        squares, vectors = np.linalg.eigh(_products(tall))
         squares, vectors = squares[::-1][:count], vectors[:, ::-1][:, :count]
-        if m < n:
-            vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
     else:
-        squares, vectors = _iterated(w, count)
+        squares, vectors = _iterated(tall, count, _ITERATIONS)
+    if m < n:
+        vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
     return np.sqrt(np.maximum(squares, 1e-300)), of_one_sign(vectors)
 
 
@@ -357,18 +359,20 @@ def _products(w: NDArray[np.float32]) -> NDArray[np.float64]:
     return moments
 
 
-def _iterated(
-    w: NDArray[np.float32], count: int, iterations: int = _ITERATIONS
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rng = np.random.default_rng(0)
-    width = min(count + _OVERSAMPLING, *w.shape)
-    basis = np.linalg.qr(rng.standard_normal((w.shape[1], width)))[0].astype(np.float32)
+def _iterated(w: NDArray[np.float32], count: int, iterations: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    basis = _random_basis(w.shape[1], min(count + _OVERSAMPLING, *w.shape))
     for _ in range(iterations):
         basis = np.linalg.qr((w.T @ (w @ basis)).astype(np.float64))[0].astype(np.float32)
     projected = (w @ basis).astype(np.float64)
     squares, rotation = np.linalg.eigh(projected.T @ projected)
     order = np.argsort(squares)[::-1][:count]
     return squares[order], basis.astype(np.float64) @ rotation[:, order]
+
+
+@lru_cache(maxsize=4)
+def _random_basis(n: int, width: int) -> NDArray[np.float32]:
+    """Orthonormal columns to begin with, float32[n, width]: always the same."""
+    return np.linalg.qr(np.random.default_rng(0).standard_normal((n, width)))[0].astype(np.float32)
 
 
 def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,7 +33,8 @@ _LOW_RANK_ELEMENTS = 1 << 25
 _BLOCKWISE_SAMPLE = 1 << 16
 #: A first guess of what a blockwise transform gains is good to so many dB.
 _GUESS = 0.15
-#: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side.
+#: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
+#: that is no larger than a sample may be is read once.
 _ROWS, _ELEMENTS, _MOST, _RUN = 128, 1 << 16, 1 << 22, 8
 #: Elements that are looked at to see whether low rank stands out, at most.
 _SKETCH = 1 << 20
@@ -114,18 +116,24 @@ def _sampled(matrix: Matrix, rows: int, run: int = _RUN) -> _Sample:
         tops = np.arange(runs) * (matrix.rows // run) // runs * run
         taken = (tops[:, None] + np.arange(run)).ravel()
         values = np.concatenate([matrix.band(top, top + run) for top in tops.tolist()])
-    part = Matrix(values.view(np.uint8).ravel(), "F32", *values.shape)
-    return _Sample(part, taken, taken.size / matrix.rows)
+    return _Sample(Matrix.of(values), taken, taken.size / matrix.rows)
 
 
 class SampleSurvey:
     """Some of the rows are looked at, and nothing is made. All of them are only read, for their energy and outliers."""
 
     def __init__(self, matrix: Matrix, wish: Wish) -> None:
+        if matrix.rows * matrix.columns <= _MOST:
+            matrix = Matrix.of(matrix.whole())
         self._matrix = matrix
         self._wish = wish
         self._extent = extent_of(matrix)
         self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
+
+    @cached_property
+    def _many(self) -> _Sample:
+        """Rows enough to tell singular vectors from."""
+        return _sampled(self._matrix, _ROWS_PER_COLUMN * self._matrix.columns)
 
     def plain(self, shaping: Shaping) -> Analysis | None:
         """Of the matrix as it is; None if it must be kept exactly."""
@@ -156,23 +164,21 @@ class SampleSurvey:
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
-        sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
-        if sample.matrix.rows < 2 * n:
+        if self._many.matrix.rows < 2 * n:
             # Too few to tell a basis from: one that is asked for all the same is made. `auto` has no use for it.
             return (
                 WholeSurvey(self._matrix, self._wish).through("klt", shaping) if self._wish.transform == "klt" else None
             )
         if n > KLT_COLUMNS:
             return None
-        basis = np.linalg.eigh(second_moments(sample.matrix))[1][:, ::-1].astype(np.float32)
+        basis = np.linalg.eigh(second_moments(self._many.matrix))[1][:, ::-1].astype(np.float32)
         pipeline = Pipeline(None, KarhunenLoeve(basis), Description())
         return self._imagined(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
-        sample = _sampled(self._matrix, _ROWS_PER_COLUMN * n)
-        with whole_matrices.held(4 * sample.matrix.rows * n):
-            found = find_components(sample.matrix, sample.share)
+        with whole_matrices.held(4 * self._many.matrix.rows * n):
+            found = find_components(self._many.matrix, self._many.share)
         if found is None:
             return None
         pipeline = Pipeline.of(imagine_low_rank(self._few.matrix, found, (m, n)), "none", 0, 0, n)
@@ -230,7 +236,7 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
     band = matrix.band(top, min(top + wish.block, matrix.rows))
     part = np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
-    sample = Matrix(part.view(np.uint8).ravel(), "F32", *part.shape)
+    sample = Matrix.of(part)
     plain: Analysis | None = None
 
     def gains(name: str) -> bool:

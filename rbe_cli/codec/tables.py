@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import RBEError
+from rbe_cli.kernels import forecast
 from rbe_cli.kernels.trellis import RATE_REACH
 
 FREQUENCY_BITS = 12
@@ -106,6 +107,14 @@ class Family:
         log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self._log_distortion)
         log_d += np.minimum(c - 1, 0) / 4
         return np.asarray(np.exp2(log_d))
+
+    def bits_of(self, first: float, elements: NDArray[np.float64]) -> float:
+        """Bits of so many elements, float64[n], of class `first`, first + 1, ..."""
+        return float(forecast.total(self.bits[1:], 0.0, 1 / 8, first - 1, elements))
+
+    def error_of(self, first: float, weights: NDArray[np.float64]) -> float:
+        """Squared error of elements of class `first`, first + 1, ..., in squared steps, weighted."""
+        return float(forecast.total_of_exponentials(self._log_distortion, 1 / 4, 0.0, first - 1, weights))
 
     @cached_property
     def _log_distortion(self) -> NDArray[np.float64]:

@@ -27,6 +27,6 @@ def compile_all() -> None:
 def compile_analysis() -> Analysis:
     """The same of those alone that a look at weights needs. Returns what it found."""
     w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
-    analysis = analyse(Matrix(w.view(np.uint8).ravel(), "F32", 8, 8), Shaping(8, 8, geometric=True))
+    analysis = analyse(Matrix.of(w), Shaping(8, 8, geometric=True))
     assert analysis is not None
     return analysis

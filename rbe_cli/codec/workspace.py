@@ -48,6 +48,7 @@ class Allowance:
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken = 0
+        self._scarce = False
         self._changed = threading.Condition(threading.RLock())
         self._holding = threading.local()
 
@@ -85,7 +86,9 @@ class Allowance:
         size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self.take(size))
-            _keep_freed(False)
+            if size >= _SCARCE:
+                _keep_freed(False)
+                self._scarce = True
         self._holding.some = True
         try:
             yield
@@ -93,7 +96,9 @@ class Allowance:
             self._holding.some = False
             with self._changed:
                 self.give(size)
-                _keep_freed(not self._taken)
+                if self._scarce:
+                    self._scarce = self._taken > 0
+                    _keep_freed(not self._scarce)
 
 
 def _keep_freed(allowed: bool) -> None:

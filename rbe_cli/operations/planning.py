@@ -96,7 +96,12 @@ class Planner:
         self._find_identical()
         self._progress.phase("analysing", self.elements)
         # The largest first, so that none is left to one thread while the others have nothing to do.
-        list(self._pool.map(self._analyse, sorted(self.plans, key=lambda plan: -plan.info.elements)))
+        jobs = self.jobs(sorted(self.plans, key=lambda plan: -plan.info.elements))
+        list(self._pool.map(self._analyse_all, jobs))
+
+    def jobs(self, plans: list[Plan]) -> list[list[Plan]]:
+        """What a thread analyses in one go."""
+        return [[plan] for plan in plans]
 
     def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
         """Choose structure and transform."""
@@ -134,6 +139,10 @@ class Planner:
                 for plan in alike if len(alike) > 1 else []:
                     name = first.setdefault(self.raw(plan).sha256(), plan.info.name)
                     plan.same_as = name if name != plan.info.name else ""
+
+    def _analyse_all(self, plans: list[Plan]) -> None:
+        for plan in plans:
+            self._analyse(plan)
 
     def _analyse(self, plan: Plan) -> None:
         info = plan.info

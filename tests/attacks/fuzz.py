@@ -601,7 +601,7 @@ def warm_up() -> None:
 
     compile_all()
     w = np.sin(np.arange(48 * 48, dtype=np.float32)).reshape(48, 48)
-    analysis = analyse(Matrix(w.view(np.uint8).ravel(), "F32", 48, 48))
+    analysis = analyse(Matrix.of(w))
     assert analysis is not None
     with ThreadPoolExecutor(1) as pool:
         trellis_codec.Encoding(analysis, 0.1, 4, pool).result()

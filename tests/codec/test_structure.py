@@ -17,8 +17,7 @@ from rbe_cli.codec.wish import Wish
 
 
 def matrix_of(w: np.ndarray) -> Matrix:
-    array = np.ascontiguousarray(w, np.float32)
-    return Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
+    return Matrix.of(w.astype(np.float32))
 
 
 def mixed(rows: int, columns: int, rank: int, strength: float, seed: int = 0) -> np.ndarray:

@@ -29,8 +29,7 @@ def wish(bits: float, transform: str = "auto") -> Wish:
 
 
 def matrix_of(w: np.ndarray) -> Matrix:
-    array = np.ascontiguousarray(w, np.float32)
-    return Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
+    return Matrix.of(w.astype(np.float32))
 
 
 def white(rows: int, columns: int) -> np.ndarray:
