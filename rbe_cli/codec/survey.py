@@ -130,6 +130,11 @@ class SampleSurvey:
         self._extent = extent_of(matrix)
         self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the matrix is so small that the sample is all of it."""
+        return self._few.share == 1
+
     @cached_property
     def _many(self) -> _Sample:
         """Rows enough to tell singular vectors from."""

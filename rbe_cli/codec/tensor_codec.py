@@ -37,6 +37,8 @@ from rbe_cli.kernels.rans import LANES
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
 #: forecasts are good to about that.
 _WORTH = 0.01
+#: A difference, in dB, that is too small to be told without coding what the pipelines store.
+_CLOSE = 0.3
 #: Gap to the Shannon bound, in dB, by the states of the trellis (docs/codec.md).
 _GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
 #: Bits per weight below which a forecast encodes a sample.
@@ -96,7 +98,10 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
 
     Only a forecast can be made of it.
     """
-    choice = _choose(matrix, shaping, wish, SampleSurvey(matrix, wish))
+    survey = SampleSurvey(matrix, wish)
+    choice = _choose(matrix, shaping, wish, survey)
+    if choice and choice.runner_up and abs(choice.gain_db - choice.runner_up_db) < _CLOSE and survey.complete:
+        choice = prepare(matrix, shaping, wish)
     if choice is None or not isinstance(choice.analysis, Analysis):
         return choice
     analysis = choice.analysis
