@@ -33,6 +33,8 @@ _SMALL = 1 << 20
 #: Bytes of a layer file that belong to no tensor.
 _LAYER = 38
 _SHA256 = "0" * 64
+#: How far off a forecast of the size may be, relative.
+_UNSURE = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,22 @@ class _Forecasting(Planner):
         budget = self.budget()
         multiplier = 0.0
         if budget is not None:
-            fixed = self._written(None)
-            rest = _size(fixed)
-            if rest >= budget:
-                raise RBEError(self.out_of_reach(rest))
+            rest = _size(self._written(None))
             multiplier = rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
-        return self._written(multiplier)
+        manifest = self._written(multiplier)
+        if budget is not None:
+            self._check(_size(manifest), budget)
+        return manifest
+
+    def _check(self, size: int, budget: float) -> None:
+        """Raise RBEError if the size asked for is out of reach, as the compression does; say so if that is too close."""
+        if size > budget * (1 + _UNSURE):
+            raise RBEError(self.out_of_reach(size))
+        if size > budget:
+            self._progress.note(
+                f"{size:,} bytes is the least to be expected, {budget:,.0f} are asked for: too close to tell whether "
+                "the compression comes to it, or says that it cannot be that small"
+            )
 
     def _written(self, multiplier: float | None) -> Manifest:
         """The manifest at a step; with None, of what does not depend on it."""

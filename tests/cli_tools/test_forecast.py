@@ -42,6 +42,23 @@ def test_forecast_of_what_is_out_of_reach(run: Run) -> None:
     assert "cannot be that small" in done.err
 
 
+@pytest.mark.parametrize("wish", [("--bits", 0.1), ("--bits", 4, "--transform", "klt"), ("--size", "20kB")])
+def test_forecast_of_what_is_out_of_reach_says_what_the_run_says(run: Run, wish: tuple[object, ...]) -> None:
+    """A basis of its own takes more than 4 bits per weight of such small matrices."""
+    command = ("compress", "mini-gpt2", *wish, "--effort", 0, "-o", "out", "-q")
+    forecast, done = run(*command, "--dry-run"), run(*command)
+    assert forecast.code == done.code == 1
+    start = "mini-gpt2: cannot be that small; what the codec can do here is "
+    assert forecast.complaint().startswith(start)
+    assert done.complaint().startswith(start)
+
+
+def test_forecast_too_near_the_least_size_to_tell_says_so(run: Run) -> None:
+    done = run("compress", "mini-gpt2", "--bits", 12.4, "--transform", "klt", "--effort", 0, "--dry-run")
+    assert done.code == 0
+    assert "too close to tell" in done.err
+
+
 def test_forecast_keeps_budgets(run: Run) -> None:
     done = run("compress", "mini-gpt2", "--dry-run", "--max-size", "1kB", "-q")
     assert done.code == 3
