@@ -79,7 +79,7 @@ bench-codec: minilm
 	mkdir -p build
 	$(BIN)/rbe bench codec $(MINILM) --bits 2,4 --efforts 0,1,2,3,4,5,6,7,8,9 --json \
 	  --tensors 'layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/efforts.json
-	$(BIN)/rbe bench codec $(MINILM) --bits 1,2,3,4,5,6,8 --efforts 0,5,9 --plot docs/codec.svg --json --repeat 1 \
+	$(BIN)/rbe bench codec $(MINILM) --bits 1,2,3,4,5,6,8 --efforts 0,5,9 --plot docs/codec.svg --force --json --repeat 1 \
 	  --tensors 'position|layer.0.attention.self.query.weight|layer.2.intermediate.dense.weight' > build/rates.json
 	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --repeat 5 --tensors '$(MATRICES)' > build/auto.json
 	$(BIN)/rbe bench codec $(MINILM) --bits 4 --efforts 5 --json --tensors '$(MATRICES)' --transform none > build/none.json

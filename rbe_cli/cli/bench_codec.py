@@ -67,6 +67,7 @@ def command(
         int, typer.Option(min=1, max=1000, metavar="N", help="Time everything so often.", rich_help_panel=_OUTPUT)
     ] = 3,
     plot: Annotated[Path | None, options.plot_option(_OUTPUT)] = None,
+    force: options.Force = False,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
     *,
@@ -99,7 +100,7 @@ def command(
         Settings(bits=rate)
     for level in levels:
         Settings(effort=level)
-    check_plot(plot)
+    check_plot(plot, force)
     from rbe_cli.operations import bench_sources
 
     sources = [bench_sources.gaussian(synthetic), bench_sources.structured(synthetic)] if synthetic else []

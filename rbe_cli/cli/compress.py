@@ -85,6 +85,8 @@ def command(
         print(as_toml(settings), end="")
         return
     bounds = budget.bounds()
+    if out:
+        options.check_folder_name(out, "compress writes a folder: name it, like model.rbe, or -o - for a tar on stdout")
     checkpoint = open_source(source, revision, status)
     settings.check_patterns([info.name for _, info in checkpoint.tensors])
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")

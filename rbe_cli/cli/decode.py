@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
 from rbe_cli.cli.stream import STDOUT, binary_stdout
@@ -46,6 +47,8 @@ def command(
     """
     limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
+    if out and not out.name.endswith(SUFFIX):
+        options.check_folder_name(out, f"decode writes {SUFFIX}: name a folder, or a file that ends in that")
     load_kernels(status)
     from rbe_cli.operations.decode import decode
 

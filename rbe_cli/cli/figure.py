@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _SUFFIXES = (".svg", ".png", ".pdf")
 
 
-def check_plot(path: Path | None) -> None:
+def check_plot(path: Path | None, force: bool) -> None:
     """Raise UsageError or RBEError if there can be no plot `path`."""
     if path is None:
         return
     if path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"--plot {path}: end it in .svg, .png or .pdf")
-    check_file(path, replace=True)
+    check_file(path, force)
     if find_spec("matplotlib") is None:
         raise RBEError("--plot needs matplotlib: pip install matplotlib")
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -67,6 +68,16 @@ class Status:
     def __post_init__(self) -> None:
         if self.quiet and self.verbose:
             raise UsageError("give --quiet or --verbose, not both")
+
+
+#: Endings that say one file to whoever writes them.
+_ONE_FILE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz", ".onnx", ".h5", ".tar", ".gz", ".zip")
+
+
+def check_folder_name(out: Path, advice: str) -> None:
+    """Raise UsageError, with advice, for an output folder whose name is one of a file."""
+    if out.name.lower().endswith(_ONE_FILE) and not out.is_dir():
+        raise UsageError(f"-o {out}: {advice}")
 
 
 def plot_option(panel: str) -> Any:

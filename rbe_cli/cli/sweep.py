@@ -63,6 +63,7 @@ def command(
             metavar="FILE.html", help="Write one self-contained page: plot and tables.", rich_help_panel=_OUTPUT
         ),
     ] = None,
+    force: options.Force = False,
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
     *,
@@ -84,9 +85,11 @@ def command(
     """
     bounds = budget.bounds()
     _check_choices(objective, sort)
-    check_plot(plot)
-    for file in filter(None, (results, csv_file, report)):
-        check_file(file, replace=True)
+    check_plot(plot, force)
+    for file in filter(None, (csv_file, report)):
+        check_file(file, force)
+    if results:
+        check_file(results, replace=True)
     from rbe_cli.operations.sweep import Grid
 
     axes = {

@@ -88,13 +88,17 @@ def compress(
     """
     progress = progress or Silent()
     started = time.perf_counter()
+    maybe_finished = resume and (out / NAME).is_file()
+    if not maybe_finished:
+        _check_output(checkpoint, out, force)
     with worker_threads(settings.threads) as pool:
         sources = _fingerprints(checkpoint, pool)
-        finished = _finished(checkpoint, sources, out, settings) if resume else None
-        if finished is not None:
-            progress.note(f"{out} is complete already")
-            return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
-        _check_output(checkpoint, out, force)
+        if maybe_finished:
+            finished = _finished(checkpoint, sources, out, settings)
+            if finished is not None:
+                progress.note(f"{out} is complete already")
+                return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
+            _check_output(checkpoint, out, force)
         try:
             with atomic_folder(out, replace=force, keep=resume) as folder:
                 job = _Job(checkpoint, sources, settings, pool, folder, progress)
@@ -122,8 +126,6 @@ def _finished(
     checkpoint: Checkpoint, sources: tuple[SourceFile, ...], out: Path, settings: Settings
 ) -> _Written | None:
     """What is in `out` if it is just what would be written."""
-    if not (out / NAME).is_file():
-        return None
     manifest = Folder.open(out, whole=True).manifest
     made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources)
     if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources):

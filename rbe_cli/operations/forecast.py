@@ -100,7 +100,7 @@ class _Forecasting(Planner):
         return manifest
 
     def _check(self, size: int, budget: float) -> None:
-        """Raise RBEError if the size asked for is out of reach, as the compression does; say so if that is too close."""
+        """Raise RBEError if the size asked for is out of reach, as the compression does; note what is too close."""
         if size > budget * (1 + _UNSURE):
             raise RBEError(self.out_of_reach(size))
         if size > budget:

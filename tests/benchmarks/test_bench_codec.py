@@ -121,6 +121,8 @@ def test_plot_is_written(rbe: Run, tmp_path: Path, suffix: str) -> None:
         assert b"bits per weight" in content or b"<path" in content
     else:
         assert content.startswith(b"\x89PNG")
+    assert "--force" in rbe("bench", "codec", *arguments, "--plot", path).complaint()
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,22 @@ def test_force_replaces_only_what_rbe_wrote(rbe: Run, tiny_source: Path, compres
         done.complaint()
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x.PT", "x.gguf", "x.tar"])
+def test_a_folder_is_not_called_like_a_file(
+    name: str, rbe: Run, tiny_source: Path, compressed: Path, tmp_path: Path
+) -> None:
+    done = rbe("compress", tiny_source, "--bits", 6, "-q", "-o", tmp_path / name)
+    assert done.code == 2
+    assert "compress writes a folder" in done.complaint()
+    done = rbe("decode", compressed, "-q", "-o", tmp_path / name)
+    if name == "x.safetensors":
+        assert (tmp_path / name).is_file()
+    else:
+        assert done.code == 2
+        assert "decode writes .safetensors" in done.complaint()
+        assert not (tmp_path / name).exists()
+
+
 def test_the_source_is_never_the_output(rbe: Run, tiny_source: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(tiny_source, tmp_path / "model"))
     before = folder_bytes(source)

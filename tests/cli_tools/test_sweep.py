@@ -81,7 +81,7 @@ def test_plots(run: Run, tmp_path: Path) -> None:
     before = (tmp_path / "plot.svg").read_text()
     assert "bits per weight, every byte counted" in before
     assert "SNR of the decoded weights, dB" in before
-    assert run(*arguments, "--plot", "plot.svg").code == 0
+    assert run(*arguments, "--plot", "plot.svg", "--force").code == 0
     assert (tmp_path / "plot.svg").read_text() == before
 
 
@@ -113,6 +113,18 @@ def test_where_results_cannot_go_is_said_before_anything_is_measured(run: Run, t
         assert "is a folder" in run("sweep", option, "folder", "--bits", "3").complaint()
     assert "is no sweep result" in run("sweep", "--results", "notes.txt", "--bits", "3", "-q").complaint()
     assert (tmp_path / "notes.txt").read_text() == "one line of a file that is not ours\n"
+
+
+def test_files_that_are_there_are_kept_without_force(run: Run, tmp_path: Path) -> None:
+    """But --results goes on from what is there."""
+    arguments = ("sweep", "--bits", "3", "--efforts", "0", "--sample", "0.2", "-q", "--results", "r.jsonl")
+    for option, name in (("--csv", "r.csv"), ("--report", "r.html"), ("--plot", "r.svg")):
+        (tmp_path / name).write_text("mine")
+        assert "already there; use --force" in run(*arguments, option, name).complaint()
+        assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "r.jsonl").exists(), "nothing was measured"
+    assert run(*arguments, "--csv", "r.csv", "--report", "r.html", "--plot", "r.svg", "--force").code == 0
+    assert "mine" not in [(tmp_path / name).read_text() for name in ("r.csv", "r.html", "r.svg")]
 
 
 @pytest.mark.parametrize(

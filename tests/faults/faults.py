@@ -185,7 +185,7 @@ def kill_sweep(scene: Scene, rng: random.Random) -> str:
         _kill(process, rng.uniform(0.3, 1.3) * scene.seconds["compress"])
         outcome = NEW if table.exists() else ABSENT
         before = kept.read_bytes() if kept.exists() else b""
-        code, messages = scene.run(*arguments, "--results", kept, "--csv", table)
+        code, messages = scene.run(*arguments, "--results", kept, "--csv", table, "--force")
         assert code == 0, messages
         assert kept.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
         assert len(table.read_text().splitlines()) == 4
