@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from tests.synthetic import NUMPY_TYPES
 
 
@@ -28,9 +28,9 @@ def test_types_narrower_than_a_byte() -> None:
 @pytest.mark.parametrize("name", ["F16", "BF16"])
 def test_every_value_of_two_bytes_comes_back(name: str) -> None:
     raw = np.arange(1 << 16, dtype="<u2").view(np.uint8)
-    values = dtypes.to_float32(raw, name)
+    values = elements.to_float32(raw, name)
     finite = np.isfinite(values)
-    back = dtypes.from_float32(values[finite], name)
+    back = elements.from_float32(values[finite], name)
     assert np.array_equal(back.view(np.uint16), np.arange(1 << 16, dtype=np.uint16)[finite])
 
 
@@ -39,7 +39,7 @@ def test_rounding_is_to_nearest_and_never_overflows(value: float) -> None:
     array = np.array([value], np.float32)
     for name, kind in (("F16", np.float16), ("BF16", ml_dtypes.bfloat16)):
         largest = float(ml_dtypes.finfo(kind).max)
-        back = float(dtypes.from_float32(array, name)[0])
+        back = float(elements.from_float32(array, name)[0])
         if abs(value) <= largest:
             assert back == float(array.astype(kind)[0]) or abs(back) == largest
         else:
@@ -48,4 +48,4 @@ def test_rounding_is_to_nearest_and_never_overflows(value: float) -> None:
 
 def test_float64_beyond_float32_becomes_infinite_without_a_warning() -> None:
     raw = np.array([1e300, -1e300, 1e-300]).view(np.uint8)
-    assert dtypes.to_float32(raw, "F64").tolist() == [np.inf, -np.inf, 0.0]
+    assert elements.to_float32(raw, "F64").tolist() == [np.inf, -np.inf, 0.0]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.codec import scale_field, sparse_codec, structure, tensor_codec, trellis_codec
@@ -94,7 +94,7 @@ def floats(
     values: Floats, dtype: str = "F32", shape: tuple[int, ...] | None = None
 ) -> tuple[str, tuple[int, ...], bytes]:
     """A tensor of a floating type."""
-    return dtype, shape or values.shape, values.astype(np.float32).astype(dtypes.FLOATS[dtype]).tobytes()
+    return dtype, shape or values.shape, values.astype(np.float32).astype(elements.FLOATS[dtype]).tobytes()
 
 
 def raw(dtype: str, shape: tuple[int, ...], seed: int, mask: int = 0xFF) -> tuple[str, tuple[int, ...], bytes]:
@@ -415,10 +415,10 @@ def expected(folder: Path, name: str, values: Path) -> dict[str, Any]:
             found[tensor]["sha256"] = hashlib.sha256(data).hexdigest()
             continue
         every = max(1, dtypes.count(entry.shape) // KEPT_VALUES)
-        kept = np.frombuffer(data, dtypes.FLOATS[entry.dtype])[::every]
+        kept = np.frombuffer(data, elements.FLOATS[entry.dtype])[::every]
         file = f"{name}.{tensor}.{entry.dtype}"
         (values / file).write_bytes(kept.tobytes())
-        largest = float(np.abs(np.frombuffer(data, dtypes.FLOATS[entry.dtype]).astype(np.float64)).max())
+        largest = float(np.abs(np.frombuffer(data, elements.FLOATS[entry.dtype]).astype(np.float64)).max())
         found[tensor] |= {"values": f"values/{file}", "every": every, "largest": largest}
     return found
 

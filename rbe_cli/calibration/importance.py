@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.checkpoint.reader import Shard
 from rbe_cli.errors import UsageError
 
@@ -92,7 +92,7 @@ class Importance:
         if len(info.shape) != 2 or info.shape[0] != info.shape[1] or info.dtype not in dtypes.FLOATS:
             raise UsageError(f"{self.path}: {info.name!r} must be a square matrix of a floating type")
         self._axis(name, shape, info.shape[0], self._axes.get(key, axis))
-        matrix = dtypes.to_float32(self._shard.raw(info)[:], info.dtype).reshape(info.shape)
+        matrix = elements.to_float32(self._shard.raw(info)[:], info.dtype).reshape(info.shape)
         power = matrix.diagonal()
         tolerance = _ASYMMETRY * power.max(initial=0)
         symmetric = all(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.calibration.imatrix import read_imatrix
 from rbe_cli.calibration.importance import MOMENTS, Importance, checked
 from rbe_cli.checkpoint.reader import SUFFIX, Shard, TensorInfo, open_shard
@@ -44,7 +44,7 @@ def read_importance(path: Path) -> Importance:
 def _vector(shard: Shard, info: TensorInfo) -> NDArray[np.float64]:
     if len(info.shape) != 1 or info.dtype not in dtypes.FLOATS:
         raise UsageError(f"{shard.path}: {info.name!r} must be one number per input channel, of a floating type")
-    return checked(shard.path, info.name, shard.raw(info)[:].view(dtypes.FLOATS[info.dtype]).astype(np.float64))
+    return checked(shard.path, info.name, shard.raw(info)[:].view(elements.FLOATS[info.dtype]).astype(np.float64))
 
 
 def _by_name(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
 from rbe_cli.cli.stream import STDOUT, binary_stdout
@@ -45,6 +44,8 @@ def command(
 
       rbe decode mini.rbe -o - | sha256sum
     """
+    from rbe_cli.checkpoint.reader import SUFFIX
+
     limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
     if out and not out.name.endswith(SUFFIX):

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.codec.tiles import LONG_ROW, Tile
 from rbe_cli.kernels.field import squared_error
 
@@ -118,7 +118,7 @@ class Matrix:
         """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be the matrix itself."""
         size = self.columns * (dtypes.BITS[self.dtype] // 8)
         piece = self.raw[top * size : bottom * size]
-        return dtypes.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
+        return elements.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
 
     def whole(self) -> NDArray[np.float32]:
         """All rows, float32[rows, columns], to be read only; see `rbe_cli.codec.workspace.whole_matrices`."""
@@ -133,7 +133,7 @@ class Matrix:
         """The same rows as float64."""
         size = self.columns * (dtypes.BITS[self.dtype] // 8)
         piece = self.raw[top * size : bottom * size]
-        return piece.view(dtypes.FLOATS[self.dtype]).astype(np.float64).reshape(bottom - top, self.columns)
+        return piece.view(elements.FLOATS[self.dtype]).astype(np.float64).reshape(bottom - top, self.columns)
 
     @property
     def alignment(self) -> int:
@@ -147,7 +147,7 @@ class Matrix:
 
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of decoded weights of a tile, rounded to the tensor's type."""
-        back = dtypes.from_float32(values, self.dtype).astype(np.float64)
+        back = elements.from_float32(values, self.dtype).astype(np.float64)
         exact = np.ascontiguousarray(self.exact(tile.top, tile.bottom)[:, tile.left : tile.right])
         return float(squared_error(back.ravel(), exact.ravel()))
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
 from rbe_cli.codec.tiles import Grid, Tile
@@ -99,7 +99,7 @@ class StoredTensor:
                     out = np.empty((tile.bottom - tile.top, tile.right - tile.left), np.float32)
                     return decoder.decode(stream, tile, out).view(np.uint8).ravel()
                 weights = decoder.decode(stream, tile)
-                return dtypes.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
+                return elements.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
 
         return decode
 
@@ -192,7 +192,7 @@ class Folder:
             values = piece.decode()
             raw[at : at + values.size] = values
             at += values.size
-        dtype = dtypes.NUMPY.get(entry.dtype)
+        dtype = elements.NUMPY.get(entry.dtype)
         return raw if dtype is None else raw.view(dtype).reshape(entry.shape)
 
 

@@ -16,12 +16,12 @@ import shutil
 import struct
 import tempfile
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rbe_cli import dtypes
 from rbe_cli.container import canonical
@@ -149,8 +149,9 @@ class LayerFile:
         rest = file.read(_START, end - _START)
         if zlib.crc32(rest, zlib.crc32(start[: _PREFIX.size])) != _CRC.unpack_from(start, _PREFIX.size)[0]:
             raise self._fail("header is damaged (checksum)")
-        self._lengths, self._crcs = np.frombuffer(rest, "<u4", offset=header_size).reshape(-1, 2).T
-        self._offsets = end + np.concatenate(([0], np.cumsum(self._lengths, dtype=np.int64)))
+        table = array("I", bytes(rest[header_size:]))
+        self._lengths, self._crcs = table[::2], table[1::2]
+        self._offsets = array("q", accumulate(self._lengths, initial=end))
         if self._offsets[-1] != self.size:
             raise self._fail("cut short" if self._offsets[-1] > self.size else "has bytes after its end")
         self.tensors = self._records(canonical.load(bytes(rest[:header_size]), str(self.path)))
@@ -213,7 +214,7 @@ class LayerFile:
         return data
 
     def _chunk(self, index: int, file: PlainFile) -> bytes:
-        data = bytes(file.read(int(self._offsets[index]), int(self._lengths[index])))
+        data = bytes(file.read(self._offsets[index], self._lengths[index]))
         if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
             raise self._fail(f"chunk {index} is damaged (checksum)")
         return data
@@ -229,4 +230,4 @@ class LayerFile:
         empty = EncodedTensor(
             record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as
         )
-        return empty.size() + int(lengths.sum(dtype=np.int64))
+        return empty.size() + sum(lengths)

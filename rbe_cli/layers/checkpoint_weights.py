@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, elements
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.weights import DenseMatrix
@@ -35,7 +35,7 @@ class CheckpointWeights:
         shard, info = self._tensors[name]
         if info.dtype not in dtypes.FLOATS:
             raise RBEError(f"{self.checkpoint.name}: tensor {name!r} is {info.dtype}, not of a floating type")
-        return dtypes.to_float32(self.checkpoint.shards[shard].raw(info)[:], info.dtype).reshape(info.shape)
+        return elements.to_float32(self.checkpoint.shards[shard].raw(info)[:], info.dtype).reshape(info.shape)
 
     def matrix(self, name: str) -> DenseMatrix:
         """A tensor of two dimensions."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import elements
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.errors import located
 from rbe_cli.layers.block_layout import BlockLayout
@@ -126,7 +126,7 @@ class TiledMatrix:
         with located(self._where):
             weights = self._decoder.decode(self._streams[index], self.layout[index])
         if self._dtype in ("F16", "BF16"):
-            weights = dtypes.from_float32(weights, self._dtype).astype(np.float32)
+            weights = elements.from_float32(weights, self._dtype).astype(np.float32)
         self._cache.offer(key, weights)
         return weights
 

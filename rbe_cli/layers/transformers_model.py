@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import elements
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import Tokens
@@ -215,7 +215,7 @@ def names_in(model: Any, name: str, stored: set[str]) -> list[str]:
 def _tensor(folder: Folder, name: str, dtype: torch.dtype | None) -> Any:
     """A tensor of the folder as torch has it, without a copy unless the type changes."""
     values: NDArray[Any] = folder.tensor(name)
-    if values.dtype == dtypes.FLOATS["BF16"]:
+    if values.dtype == elements.FLOATS["BF16"]:
         tensor = torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
     else:
         tensor = torch.from_numpy(values)

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import elements
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.encoded import StoredMatrix
@@ -51,7 +51,7 @@ class WeightMapper:
     def vector(self, name: str) -> NDArray[np.float32]:
         """A tensor, decoded, in float32."""
         values = self.folder.tensor(name)
-        if values.dtype not in dtypes.FLOATS.values():
+        if values.dtype not in elements.FLOATS.values():
             raise RBEError(f"{self.folder.path}: tensor {name!r} is not of a floating type")
         return values.astype(np.float32)
 

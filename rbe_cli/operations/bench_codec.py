@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rbe_cli import dtypes, metrics
+from rbe_cli import elements, metrics
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix, view_shape
@@ -154,7 +154,7 @@ def _measure(source: BenchSource, settings: Settings, bits: float, repeat: int) 
 def _error(source: BenchSource, stored: StoredTensor) -> metrics.Error:
     """Of the weights that the file decodes to."""
     at, squared, energy = 0, 0.0, 0.0
-    kind = dtypes.FLOATS[source.dtype]
+    kind = elements.FLOATS[source.dtype]
     for piece in stored.pieces():
         decoded = piece.decode()
         original = source.raw[at : at + decoded.size]

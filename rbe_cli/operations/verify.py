@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes, metrics
+from rbe_cli import dtypes, elements, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
@@ -213,4 +213,4 @@ def _error(original: NDArray[np.uint8], decoded: NDArray[np.uint8], dtype: str) 
 
 
 def _float64(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float64]:
-    return np.ascontiguousarray(raw).view(dtypes.FLOATS[dtype]).astype(np.float64)
+    return np.ascontiguousarray(raw).view(elements.FLOATS[dtype]).astype(np.float64)

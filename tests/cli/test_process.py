@@ -23,7 +23,7 @@ try:
     main()
 except SystemExit:
     pass
-heavy = [name for name in ("numba", "llvmlite", "huggingface_hub", "torch", "transformers") if name in sys.modules]
+heavy = [name for name in ("numpy", "numba", "llvmlite", "huggingface_hub", "torch", "transformers") if name in sys.modules]
 print("HEAVY", heavy)
 """
 
@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr == ""
 
 
-def test_inspect_needs_no_compiled_kernels(compressed: Path) -> None:
+def test_inspect_needs_no_compiled_kernels_nor_arrays(compressed: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _IMPORTS, "inspect", str(compressed)],
         capture_output=True, text=True, env=ENVIRONMENT, check=True,

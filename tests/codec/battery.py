@@ -13,7 +13,7 @@ from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import open_tensor
-from rbe_cli.dtypes import FLOATS, from_float32
+from rbe_cli.elements import FLOATS, from_float32
 
 DTYPES = sorted(FLOATS)
 #: (gr, gc) in sixteenths, and whether the unit is that of a shaped error.
