@@ -23,8 +23,8 @@ try:
     main()
 except SystemExit:
     pass
-heavy = [name for name in ("numpy", "numba", "llvmlite", "huggingface_hub", "torch", "transformers") if name in sys.modules]
-print("HEAVY", heavy)
+heavy = {"numpy", "numba", "llvmlite", "huggingface_hub", "torch", "transformers"}
+print("HEAVY", sorted(heavy & set(sys.modules)))
 """
 
 
