@@ -127,13 +127,8 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
     for column in ("effort", "bits/w", "SNR dB", "gap dB"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("coding", no_wrap=True)
-    for column in (
-        "analyse",
-        "enc 1 core",
-        f"enc {settings.threads} cores",
-        "dec 1 core",
-        f"dec {settings.threads} cores",
-    ):
+    cores = ("1 core", f"{settings.threads} cores")
+    for column in ("analyse ns/w", *(f"{what} ns/w, {many}" for what in ("enc", "dec") for many in cores)):
         table.add_column(column, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
@@ -151,7 +146,7 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
         console.print(("- " if markdown else "") + line)
     console.print(
         ("\n" if markdown else "")
-        + "ns per weight; one core: processor time, all cores: wall time; median (best to worst of "
+        + "ns/w: ns per weight, on one core of processor time, on all of wall time; median (best to worst of "
         f"{points[0].decode.one_core.repeats}). {', '.join(f'{k} {v}' for k, v in machine().items())}"
     )
 

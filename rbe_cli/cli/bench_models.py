@@ -60,7 +60,7 @@ def document(reference: str, found: list[Closeness]) -> dict[str, Any]:
 
 
 def _figure(one: Closeness) -> str:
-    return "1 - cosine" if one.quality is None else "KL, nats/token"
+    return "1 - cosine" if one.quality is None else "KL, nats per token"
 
 
 def _plus_minus(estimate: Estimate, form: str) -> str:

@@ -82,7 +82,9 @@ def table(judged: Sequence[Budget]) -> Table:
 
 def _text(budget: Budget, value: float) -> str:
     if budget.name == "max_size":
-        return f"{value:,.0f}"
+        return f"{value:,.0f} bytes"
+    if budget.name == "min_top1":
+        return f"{100 * value:.5g} %"
     return "exact" if math.isinf(value) else f"{value:.6g}"
 
 

@@ -33,3 +33,13 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     with rc_context({"svg.hashsalt": "rbe"}), atomic_file(path) as file:
         figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
+def label_text(name: str) -> str:
+    """The end of a long name, harmless in a plot.
+
+    >>> label_text("a$b")
+    'a?b'
+    """
+    plain = "".join(c if c.isprintable() and c not in "$\\" else "?" for c in name)
+    return plain if len(plain) < 45 else "..." + plain[-42:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rbe_cli.cli.figure import save
+from rbe_cli.cli.figure import label_text, save
 from rbe_cli.cli.sweep_tables import Outcome
 from rbe_cli.metrics import DB_PER_BIT
 
@@ -35,6 +35,6 @@ def draw(path: Path, outcome: Outcome) -> None:
         axes.legend()
     axes.set_xlabel("bits per weight, every byte counted")
     axes.set_ylabel("SNR of the decoded weights, dB")
-    axes.set_title(outcome.source + (" (a sample)" if outcome.sample else ""))
+    axes.set_title(label_text(outcome.source) + (" (a sample)" if outcome.sample else ""))
     axes.grid(alpha=0.3)
     save(figure, path)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rbe_cli.cli.figure import save
+from rbe_cli.cli.figure import label_text, save
 from rbe_cli.metrics import DB_PER_BIT
 from rbe_cli.operations.bench_codec import Point
 
@@ -72,7 +72,7 @@ def draw(path: Path, points: Sequence[Point]) -> None:
         [bound, *names],
         [
             f"Shannon bound of white Gaussian weights, {DB_PER_BIT:.2f} dB per bit",
-            *(_short(source.name) for source in sources),
+            *(label_text(source.name) for source in sources),
         ],
         fontsize="small",
     )
@@ -80,9 +80,3 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     for axes in (above, below):
         axes.grid(alpha=0.3)
     save(figure, path)
-
-
-def _short(name: str) -> str:
-    """The end of a long name, harmless in a plot."""
-    plain = "".join(c if c.isprintable() and c not in "$\\" else "?" for c in name)
-    return plain if len(plain) < 45 else "..." + plain[-42:]

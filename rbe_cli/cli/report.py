@@ -95,7 +95,8 @@ def _subject(outcome: Outcome) -> str:
         return "No point could be done."
     elements = sum(tensor.elements for tensor in done.tensors)
     size = tables.size_text(sum(tensor.source_bytes for tensor in done.tensors))
-    return f"{len(outcome.points)} points on {len(done.tensors)} tensors, {elements:,} weights, {size}"
+    count = len(outcome.points)
+    return f"{count} {'point' if count == 1 else 'points'} on {len(done.tensors)} tensors, {elements:,} weights, {size}"
 
 
 def _figures(outcome: Outcome) -> str:
@@ -201,7 +202,11 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 def _points_table(outcome: Outcome) -> str:
     rows = [
-        [sweep_tables.mark(outcome, i), *sweep_tables.setting_cells(outcome, i), *sweep_tables.cells(outcome.points[i])]
+        [
+            sweep_tables.mark(outcome, i).replace(" ", "\N{NO-BREAK SPACE}"),
+            *sweep_tables.setting_cells(outcome, i),
+            *sweep_tables.cells(outcome.points[i]),
+        ]
         for i in outcome.order
     ]
     chosen = outcome.order.index(outcome.best) if outcome.best is not None else None
@@ -214,12 +219,11 @@ def _tensors_table(outcome: Outcome, best: int) -> str:
     rows = [
         [
             tensor.name, tables.shape_text(tensor.shape), tensor.dtype, tables.number(tensor.bpw, ".3f"),
-            f"{tensor.rmse:.3g}", f"{tensor.nrmse:.4f}", tables.number(tensor.snr, ".2f"),
-            tables.number(tensor.gap, ".2f"),
+            *tables.error_cells(tensor.rmse, tensor.nrmse, tensor.bpw),
         ]
         for tensor in tensors
     ]  # fmt: skip
-    table = _table(["tensor", "shape", "dtype", "bits/w", "RMSE", "NRMSE", "SNR dB", "gap dB"], rows, None)
+    table = _table(["tensor", "shape", "dtype", "bits/w", *tables.ERROR_COLUMNS], rows, None)
     return table + (f'<p class="soft">and {exact} exact tensors</p>' if exact else "")
 
 

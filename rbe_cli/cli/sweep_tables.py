@@ -87,22 +87,21 @@ def short(point: Point) -> str:
     """What a point gave, in a few words."""
     if point.problem:
         return point.problem
-    snr = tables.number(point.error.snr, ".2f")
-    return f"{point.bits:.3f} bits/w, SNR {snr} dB, {point.seconds:.1f} s"
+    error = f"SNR {tables.snr_text(point.error.nrmse)} dB" if point.error.nrmse else "exact"
+    return f"{point.bits:.3f} bits/w, {error}, {point.seconds:.1f} s"
 
 
-COLUMNS = ("bits/w", "ratio", "size", "RMSE", "NRMSE", "SNR dB", "gap dB", "worst NRMSE", "enc ns/w", "dec ns/w", "s")
+COLUMNS = ("bits/w", "ratio", "size", *tables.ERROR_COLUMNS, "worst NRMSE", "enc ns/w", "dec ns/w", "s")
 
 
 def cells(point: Point) -> list[str]:
     """The figures of a point under COLUMNS."""
     if point.problem:
         return ["-"] * len(COLUMNS)
-    error, gap = point.error, point.figure("gap")
     return [
-        f"{point.bits:.3f}", f"{point.ratio:.2f}", tables.size_text(point.size), f"{error.rmse:.3g}",
-        f"{error.nrmse:.4f}", tables.number(error.snr, ".2f"), tables.number(gap if gap is not None else 0, ".2f"),
-        f"{point.worst_nrmse:.4f}", _time(point.encode_ns), _time(point.decode_ns), f"{point.seconds:.1f}",
+        f"{point.bits:.3f}", f"{point.ratio:.2f}", tables.size_text(point.size),
+        *tables.error_cells(point.error.rmse, point.error.nrmse, point.bits), tables.nrmse_text(point.worst_nrmse),
+        _time(point.encode_ns), _time(point.decode_ns), f"{point.seconds:.1f}",
     ]  # fmt: skip
 
 

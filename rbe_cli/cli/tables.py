@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SMALL = 65536
 #: Columns that a narrow terminal does without, the first first.
 _SPARE = (
-    "enc ns/w", "analyse", "method", "dtype", "shape", "s", "worst NRMSE", "dec ns/w", "worst tensor", "RMSE", "size",
+    "enc ns/w", "analyse ns/w", "method", "dtype", "shape", "s", "worst NRMSE", "dec ns/w", "worst tensor", "RMSE", "size",
     "ratio", "kurtosis", "field gain dB", "largest/std", "gap dB",
 )  # fmt: skip
 
@@ -143,7 +143,7 @@ def tensor_table(
     table.add_column("shape", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
     table.add_column("method", overflow="fold")
-    for column in ("bits/w", "ratio", "RMSE", "NRMSE", "SNR dB", "gap dB"):
+    for column in ("bits/w", "ratio", *ERROR_COLUMNS):
         table.add_column(column, justify="right", no_wrap=True)
     if encode_ns is not None:
         table.add_column("enc ns/w", justify="right", no_wrap=True)
@@ -158,7 +158,7 @@ def tensor_table(
         row: list[str | Text] = [
             name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(method_text(tensor, detail)),
             number(tensor.bpw, ".3f"), number(metrics.ratio(tensor.source_bytes, tensor.bytes), ".2f"),
-            *_error_cells(tensor),
+            *error_cells(tensor.rmse, tensor.nrmse, tensor.bpw),
         ]  # fmt: skip
         if encode_ns is not None:
             row.append(number(encode_ns.get(tensor.name, math.nan), ".0f"))
@@ -168,17 +168,34 @@ def tensor_table(
         row = [
             Text(f"{len(small)} small tensors", style="italic"), f"{elements:,} in all", "", "lossless",
             number(metrics.bits_per_weight(size, elements), ".3f"),
-            number(metrics.ratio(sum(t.source_bytes for t in small), size), ".2f"), "0", "0", "exact", "-",
+            number(metrics.ratio(sum(t.source_bytes for t in small), size), ".2f"),
+            *error_cells(0, 0, 0),
         ]  # fmt: skip
         table.add_row(*row, *(["-"] if encode_ns is not None else []))
     return table
 
 
-def _error_cells(tensor: TensorEntry) -> list[str]:
-    if not tensor.nrmse:
-        return ["0", "0", "exact", "-"]
-    nrmse = number(tensor.nrmse, ".4f" if tensor.nrmse > 0.001 else ".1e")
-    return [f"{tensor.rmse:.3g}", nrmse, number(tensor.snr, ".2f"), number(tensor.gap, ".2f")]
+ERROR_COLUMNS = ("RMSE", "NRMSE", "SNR dB", "gap dB")
+
+
+def error_cells(rmse: float, nrmse: float, bpw: float) -> list[str]:
+    """The figures under ERROR_COLUMNS, of what takes so many bits per weight."""
+    snr = metrics.snr_db(nrmse)
+    return [f"{rmse:.3g}", nrmse_text(nrmse), snr_text(nrmse), number(metrics.gap_db(bpw, snr), ".2f")]
+
+
+def nrmse_text(nrmse: float) -> str:
+    """A relative error, however small.
+
+    >>> nrmse_text(0.07041), nrmse_text(0.0000123), nrmse_text(0.0)
+    ('0.0704', '1.2e-05', '0')
+    """
+    return number(nrmse, ".4f" if nrmse > 0.001 else ".1e") if nrmse else "0"
+
+
+def snr_text(nrmse: float) -> str:
+    """The same in dB, or that there is none."""
+    return number(metrics.snr_db(nrmse), ".2f") if nrmse else "exact"
 
 
 def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
@@ -217,8 +234,8 @@ def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
     console.print(line if figures["nrmse"] else line + "; every weight exact")
     if figures["nrmse"]:
         console.print(
-            f"inexact tensors together: SNR {number(figures['snr_db'], '.2f')} dB, NRMSE {figures['nrmse']:.4f}, "
-            f"RMSE {figures['rmse']:.3g}; worst NRMSE {figures['worst_nrmse']:.4f}"
+            f"inexact tensors together: SNR {snr_text(figures['nrmse'])} dB, NRMSE {nrmse_text(figures['nrmse'])}, "
+            f"RMSE {figures['rmse']:.3g}; worst NRMSE {nrmse_text(figures['worst_nrmse'])}"
         )
     if figures["carried_bytes"]:
         console.print(f"carried along unchanged: {size_text(figures['carried_bytes'])} of other files")

@@ -79,8 +79,8 @@ def _table(done: Verified) -> Table:
         error = done.measured[tensor.name]
         if tensor.nrmse:
             table.add_row(
-                tables.name_text(tensor.name), f"{error.rmse:.3g}", f"{error.nrmse:.6f}", f"{tensor.nrmse:.6f}",
-                f"{error.snr:.2f}",
+                tables.name_text(tensor.name), f"{error.rmse:.3g}", f"{error.nrmse:.6g}", f"{tensor.nrmse:.6g}",
+                tables.snr_text(error.nrmse),
             )  # fmt: skip
     exact = sum(1 for tensor in done.tensors if not tensor.nrmse)
     if exact:

@@ -116,7 +116,7 @@ def measure_sensitivity(
         losses, tokens = _losses(model, files, text, limit, min(context or LONGEST, model.context), coarse, progress)
     more = suggest({name: (losses[name].value, losses[name].error, coarse[name].size) for name in coarse})
     found = [Sensitivity(name, coarse[name].size, losses[name], more[name]) for name in coarse]
-    figure = "1 - cosine" if model.reads_lines else "KL in nats per token"
+    figure = "1 - cosine" if model.reads_lines else "KL, nats per token"
     return Sensitivities(found, files.name, text, tokens, settings.bits or math.nan, figure)
 
 

@@ -24,7 +24,7 @@ _SHORT = {"mini-gpt2": "mini-gpt2", "tiny-llama": "the small Llama", "minilm": "
 #: Calibrated bits that are held against peers of more.
 _CALIBRATED_BITS, _RIVALS = 3, ("bitsandbytes NF4", "gguf Q4_0")
 _HEAD = (
-    "| | bytes | bits/w | SNR dB | perplexity | x original's | KL, nats/token | top-1 agreement % |\n"
+    "| | bytes | bits/w | SNR dB | perplexity | x original's | KL, nats per token | top-1 agreement % |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|\n"
 )
 _INTRO = f"""# What compression does to a language model
@@ -138,7 +138,7 @@ def _against_peers(rows: Rows) -> str:
 
 def _ways(rows: Rows, figure: str) -> str:
     """Each way at each rate, beside balanced's and importance's figure."""
-    named = "KL, nats/token" if figure == "kl" else "1 - cosine"
+    named = "KL, nats per token" if figure == "kl" else "1 - cosine"
     page = [
         f"| | bytes | bits/w | {named} | x perplexity | of balanced's | of importance's |\n|---|" + "---:|" * 6 + "\n"
     ]
