@@ -105,6 +105,13 @@ def as_json(judged: Sequence[Budget]) -> list[dict[str, Any]]:
 
 def require(judged: Sequence[Budget], addition: str = "") -> None:
     """Raise OverBudget naming every bound that is broken."""
+    broken = broken_text(judged)
+    if broken:
+        raise OverBudget(f"over budget: {broken}{addition}")
+
+
+def broken_text(judged: Sequence[Budget]) -> str:
+    """Every bound that is broken, with its figure and where; empty if none is."""
     broken = []
     for budget in judged:
         if not budget.kept:
@@ -113,5 +120,4 @@ def require(judged: Sequence[Budget], addition: str = "") -> None:
             what, _, side = _NAMES[budget.name].partition(" at ")
             figure, limit = _text(budget, budget.figure), _text(budget, budget.bound)
             broken.append(f"{group}{what} is {figure}{place}, must be at {side} {limit}")
-    if broken:
-        raise OverBudget("over budget: " + "; ".join(broken) + addition)
+    return "; ".join(broken)

@@ -13,7 +13,7 @@ from rbe_cli.operations.bench_codec import Point
 _MARKERS = "ovs^Dp*Xh+"
 #: Gaps below minus this many dB are drawn on a logarithmic axis, linear from -1 to 1, with these ticks.
 _WIDE = 3.0
-_TICKS = (-40, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1)
+_TICKS = (-40, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20)
 
 
 def draw(path: Path, points: Sequence[Point]) -> None:
@@ -57,7 +57,8 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     if lowest < -_WIDE:
         # Tenths of a dB between efforts, and tens of them between sources.
         below.set_yscale("symlog", linthresh=1)
-        below.set_yticks([tick for tick in _TICKS if tick >= min(-1.0, 1.3 * lowest)])
+        worst = max(point.gap_db for point in points)
+        below.set_yticks([tick for tick in _TICKS if min(-1.0, 1.3 * lowest) <= tick <= max(1.0, 1.3 * worst)])
         below.yaxis.set_major_formatter("{x:g}")
         below.yaxis.set_minor_locator(NullLocator())
     above.set_ylabel(f"SNR of the decoded weights, dB (effort {efforts[-1] if efforts else '-'})")

@@ -112,10 +112,12 @@ def _figures(outcome: Outcome) -> str:
     )
     legend = [
         ('<path class="front" d="M1 7H25"/><circle class="on" cx="13" cy="7" r="4"/>', "Pareto front"),
-        ('<circle class="off" cx="13" cy="7" r="4"/>', "other points"),
-        ('<circle class="best" cx="13" cy="7" r="5"/>', f"best for {outcome.objective}"),
         ('<path class="bound" d="M1 7H25"/>', "Shannon bound, white Gaussian weights"),
     ]
+    if any(i not in outcome.front for i, _ in shown):
+        legend.append(('<circle class="off" cx="13" cy="7" r="4"/>', "other points"))
+    if outcome.best is not None:
+        legend.append(('<circle class="best" cx="13" cy="7" r="5"/>', f"best for {outcome.objective}"))
     items = "".join(f'<li><svg viewBox="0 0 26 14">{drawing}</svg>{text}</li>' for drawing, text in legend)
     return (
         f"<figure>{snr.draw(outcome, 880, 420, 'wide')}{snr.draw(outcome, 360, 320, 'narrow')}"

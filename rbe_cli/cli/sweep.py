@@ -138,9 +138,9 @@ def command(
     else:
         sweep_tables.print_outcome(outcome, form.markdown)
     if all(point.problem for point in points):
-        raise RBEError(f"{checkpoint.name}: none of the {len(points)} points can be had; ask for more bits")
+        raise RBEError(f"{checkpoint.name}: no point can be had; ask for more bits")
     if bounds != budgets.NONE and not outcome.allowed:
-        raise OverBudget(f"over budget: none of the {len(points)} points keeps every bound")
+        raise OverBudget(f"over budget: {sweep_tables.over_text(outcome)}")
 
 
 def _write(outcome: Outcome, csv_file: Path | None, plot: Path | None, report: Path | None) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import tables
+from rbe_cli.cli import budgets, tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
-    from rbe_cli.operations.budgets import GroupedBounds
+    from rbe_cli.operations.budgets import Budget, GroupedBounds
     from rbe_cli.operations.sweep import Point, Sample
 
 
@@ -32,6 +32,8 @@ class Outcome:
         The points as sorted.
     front, allowed : set of int
         Those of the Pareto front, and those within the budget.
+    judged : list of list of Budget
+        The verdicts on each point.
     best : int or None
     """
 
@@ -41,9 +43,18 @@ class Outcome:
     order: list[int]
     front: set[int]
     allowed: set[int]
+    judged: list[list[Budget]]
     best: int | None
     objective: str
     varied: list[str]
+
+    @property
+    def nearest(self) -> int | None:
+        """The best, or if none is within the budget the one that breaks the fewest bounds."""
+        if self.best is not None:
+            return self.best
+        done = [i for i in self.order if not self.points[i].problem]
+        return min(done, key=lambda i: sum(not budget.kept for budget in self.judged[i]), default=None)
 
     @property
     def sample_text(self) -> str:
@@ -64,15 +75,12 @@ def judge_points(
     from rbe_cli.operations import sweep
     from rbe_cli.operations.budgets import judge
 
-    allowed = {
-        i
-        for i, point in enumerate(points)
-        if not point.problem and all(budget.kept for budget in judge(bounds, point.tensors, point.size))
-    }
+    judged = [[] if point.problem else judge(bounds, point.tensors, point.size) for point in points]
+    allowed = {i for i, point in enumerate(points) if not point.problem and all(budget.kept for budget in judged[i])}
     names = list(dict.fromkeys(name for point in points for name in point.settings))
     varied = [name for name in names if len({str(point.settings.get(name)) for point in points}) > 1]
     return Outcome(
-        source, points, part, sweep.order(points, sort), sweep.pareto_front(points), allowed,
+        source, points, part, sweep.order(points, sort), sweep.pareto_front(points), allowed, judged,
         sweep.best(points, sorted(allowed), objective), objective, varied,
     )  # fmt: skip
 
@@ -139,6 +147,10 @@ def print_outcome(outcome: Outcome, markdown: bool) -> None:
     tables.show(console, table, markdown)
     for line in remarks(outcome):
         console.print(line)
+    if outcome.nearest is not None and outcome.judged[outcome.nearest]:
+        what = "best" if outcome.best is not None else "nearest to the budget"
+        console.print(f"the {what}, {settings_text(outcome.points[outcome.nearest], outcome.varied)}:")
+        tables.show(console, budgets.table(outcome.judged[outcome.nearest]), markdown)
 
 
 def remarks(outcome: Outcome) -> list[str]:
@@ -196,6 +208,19 @@ def _row(outcome: Outcome, i: int) -> dict[str, Any]:
     return {"settings": point.settings} | measured | flags | {"problem": point.problem or None}
 
 
+def _document_row(outcome: Outcome, i: int) -> dict[str, Any]:
+    return _row(outcome, i) | {"budget": budgets.as_json(outcome.judged[i])}
+
+
+def over_text(outcome: Outcome) -> str:
+    """Why no point is within the budget."""
+    text = "no point keeps every bound"
+    if outcome.nearest is None:
+        return text
+    point, judged = outcome.points[outcome.nearest], outcome.judged[outcome.nearest]
+    return f"{text}; of the nearest, {settings_text(point, outcome.varied)}, {budgets.broken_text(judged)}"
+
+
 def document(outcome: Outcome) -> dict[str, Any]:
     """The JSON document."""
     return {
@@ -203,7 +228,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "source": outcome.source,
         "objective": outcome.objective,
         "sample": outcome.sample and outcome.sample.__dict__ | {"share": outcome.sample.share},
-        "points": [_row(outcome, i) for i in outcome.order],
+        "points": [_document_row(outcome, i) for i in outcome.order],
     }
 
 

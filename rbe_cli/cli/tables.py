@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _SMALL = 65536
 #: Columns that a narrow terminal does without, the first first.
 _SPARE = (
-    "enc ns/w", "analyse ns/w", "method", "dtype", "shape", "s", "worst NRMSE", "dec ns/w", "worst tensor", "RMSE", "size",
-    "ratio", "kurtosis", "field gain dB", "largest/std", "gap dB",
+    "enc ns/w", "analyse ns/w", "method", "dtype", "shape", "s", "worst NRMSE", "dec ns/w", "worst tensor", "RMSE",
+    "size", "ratio", "kurtosis", "field gain dB", "largest/std", "gap dB",
 )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_inspect_says_which_bound_is_broken(run: Run, mini: Path) -> None:
     done = run("inspect", mini, "--max-size", "100kB", "--max-bits", "4", "--min-snr", "5")
     assert done.code == 3
     size = sum(file.stat().st_size for file in mini.iterdir() if file.is_file())
-    assert f"size is {size:,}, must be at most 100,000" in done.err
+    assert f"size is {size:,} bytes, must be at most 100,000 bytes" in done.err
     assert done.err.count("\n") == 1
     assert "over" in done.out
     assert "kept" in done.out

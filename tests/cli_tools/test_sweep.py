@@ -69,7 +69,7 @@ def test_report_is_one_page_that_asks_for_nothing(run: Run) -> None:
     assert "<script" not in page
     assert "prefers-color-scheme: dark" in page
     assert "a sample" in page
-    assert page.count("<svg") == page.count("</svg>") == 8
+    assert page.count("<svg") == page.count("</svg>") == 7
 
 
 def test_plots(run: Run, tmp_path: Path) -> None:
@@ -90,7 +90,12 @@ def test_budget_of_a_sweep(run: Run) -> None:
     done = run(*arguments, "--min-snr", "12", "--objective", "bits", "--json")
     assert done.code == 0
     assert [(p["within_budget"], p["best"]) for p in json.loads(done.out)["points"]] == [(False, False), (True, True)]
-    assert run(*arguments, "--min-snr", "90").code == 3
+    done = run(*arguments, "--min-snr", "90", "--max-bits", "4", "--json")
+    assert done.code == 3
+    assert "no point keeps every bound; of the nearest, bits 3.0, SNR dB is " in done.err
+    bounds = [[(b["bound"], b["kept"]) for b in p["budget"]] for p in done.json()["points"]]
+    assert bounds == [[("max_bits", True), ("min_snr", False)], [("max_bits", False), ("min_snr", False)]]
+    assert "budget for" in run(*arguments, "--max-bits", "4").out
 
 
 def test_what_cannot_be_done_is_said(run: Run) -> None:
@@ -102,7 +107,7 @@ def test_what_cannot_be_done_is_said(run: Run) -> None:
 def test_nothing_can_be_done(run: Run) -> None:
     done = run("sweep", "--bits", "0.03", "--efforts", "0", "-q")
     assert done.code == 1
-    assert "none of the 1 points can be had" in done.err
+    assert "no point can be had" in done.err
 
 
 def test_where_results_cannot_go_is_said_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
