@@ -220,7 +220,9 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise RBEError(f"{repo_id}: no revision {revision!r}; see the branches and tags on its hub page") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        reason = "offline mode is on" if constants.HF_HUB_OFFLINE else "the hub cannot be reached; check the network"
+        reason = "the hub cannot be reached; check the network"
+        if constants.HF_HUB_OFFLINE:
+            reason = "offline mode is on; unset HF_HUB_OFFLINE to have it fetched"
         raise RBEError(f"{repo_id}: no such local path, not in the hub cache, and {reason}") from None
     except RBEError:
         raise

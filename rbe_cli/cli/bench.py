@@ -17,7 +17,7 @@ from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import WithDefault
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.errors import UsageError
-from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
+from rbe_cli.operations.budgets import Budget, GroupedBounds, check_bound, judge
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
 
@@ -70,6 +70,7 @@ def model(
         str,
         typer.Option(
             metavar="numpy|transformers",
+            autocompletion=options.completing("numpy", "transformers"),
             help="numpy: rbe's own layers, GPT-2, weights stay compressed. transformers: any causal model, in torch.",
             rich_help_panel=_MEASURE,
         ),
@@ -125,6 +126,10 @@ def model(
       rbe bench model plain.rbe calibrated.rbe
     """
     bounds = budget.bounds()
+    given = {"--max-kl": max_kl, "--max-ppl-ratio": max_ppl_ratio, "--min-top1": min_top1}
+    wanted = {option: bound for option, bound in given.items() if bound is not None}
+    for option, bound in wanted.items():
+        check_bound(option, bound, most=1 if option == "--min-top1" else math.inf)
     caches = [parse_size(size, "--cache") for size in cache or []]
     for name in filter(None, [*paths, reference]):
         fetch(name, status)
@@ -137,7 +142,7 @@ def model(
     threads = Settings(jobs=jobs).threads
     path = paths[0]
     if len(paths) > 1 or is_encoder(ModelFiles.open(path), engine):
-        if bounds != budgets.NONE or any(bound is not None for bound in (max_kl, max_ppl_ratio, min_top1)):
+        if bounds != budgets.NONE or wanted:
             raise UsageError("budgets are for one language model at a time")
         with progress_bar(status) as bar:
             original, found = compare_models(
@@ -149,19 +154,15 @@ def model(
         else:
             bench_models.show(original, found, form.markdown)
         return
+    judged = _judge_folder(path, bounds)
     with progress_bar(status) as bar:
         done = bench_model(
             path, reference=reference, text=text, engine=engine, limit=tokens, context=context, caches=caches,
             quality_only=quality_only, threads=threads, progress=bar,
         )  # fmt: skip
-    figures = [
-        ("--max-kl", max_kl, done.quality.kl.value),
-        ("--max-ppl-ratio", max_ppl_ratio, done.quality.perplexity_ratio.value),
-        ("--min-top1", min_top1, done.quality.top1.value),
-    ]
-    judged = _judge_folder(path, bounds) + [
-        Budget(option, bound, figure) for option, bound, figure in figures if bound is not None
-    ]
+    quality = done.quality
+    figures = {"--max-kl": quality.kl, "--max-ppl-ratio": quality.perplexity_ratio, "--min-top1": quality.top1}
+    judged += [Budget(option, bound, figures[option].value) for option, bound in wanted.items()]
     if form.as_json:
         tables.print_json(_document(path, done, judged))
     else:

@@ -16,7 +16,9 @@ from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
 from rbe_cli.cli.figure import check_plot
 from rbe_cli.cli.tables import name_text, number, shape_text, show
+from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.operations.figures import finite
+from rbe_cli.operations.settings import OBJECTIVES
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_codec import Point, Speed, Timing
@@ -37,10 +39,21 @@ def command(
     objective: Annotated[
         str,
         typer.Option(
-            metavar="mse|balanced", help="The bound is one of mean squared error, so mse.", rich_help_panel=_GRID
+            metavar="mse|balanced",
+            help="The bound is one of mean squared error, so mse.",
+            rich_help_panel=_GRID,
+            autocompletion=options.completing(*OBJECTIVES),
         ),
     ] = "mse",
-    transform: Annotated[str, typer.Option(metavar="KIND", help="As for compress.", rich_help_panel=_GRID)] = "auto",
+    transform: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="As for compress.",
+            rich_help_panel=_GRID,
+            autocompletion=options.completing(*CHOICES),
+        ),
+    ] = "auto",
     tensors: Annotated[
         str | None,
         typer.Option(

@@ -88,7 +88,9 @@ def command(
     if out:
         options.check_folder_name(out, "compress writes a folder: name it, like model.rbe, or -o - for a tar on stdout")
     checkpoint = open_source(source, revision, status)
-    settings.check_patterns([info.name for _, info in checkpoint.tensors])
+    names = [info.name for _, info in checkpoint.tensors]
+    settings.check_patterns(names)
+    bounds.check_patterns(names)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
     load_kernels(status, coding=not dry_run)
     if dry_run:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rbe_cli.cli.options import completing
 from rbe_cli.codec.parameters import CHOICES
-from rbe_cli.operations.presets import read_overrides, resolve
-from rbe_cli.operations.settings import DEFAULT_BITS, EFFORT_STATES, Settings
+from rbe_cli.operations.presets import names, read_overrides, resolve
+from rbe_cli.operations.settings import DEFAULT_BITS, EFFORT_STATES, OBJECTIVES, Settings
 from rbe_cli.operations.sizes import parse_size
 
 _RATE, _HOW, _STRUCTURE = "How far (one of)", "How", "Structure"
 
 
-def _option(panel: str, *flags: str, metavar: str | None = None, text: str, default: Any = None) -> Any:
+def _option(
+    panel: str, *flags: str, metavar: str | None = None, text: str, default: Any = None, values: Sequence[str] = ()
+) -> Any:
     """An option whose default is another setting's affair: None here, and told in the help."""
     told = "" if default is None else rf"  \[default: {default}]"
-    return typer.Option(*flags, metavar=metavar, help=text + told, rich_help_panel=panel)
+    complete = completing(*values) if values else None
+    return typer.Option(*flags, metavar=metavar, help=text + told, rich_help_panel=panel, autocompletion=complete)
+
+
+_PRESETS = names()
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,8 @@ class EncoderOptions:
         _option(
             _HOW,
             metavar="NAME|FILE.toml",
-            text="Settings to start from: balanced, small, near-lossless, lossless, extreme, or a file; "
-            "what else the command line says wins.",
+            text=f"Settings to start from: {', '.join(_PRESETS)}, or a file; what else the command line says wins.",
+            values=_PRESETS,
         ),
     ] = None
     objective: Annotated[
@@ -70,6 +78,7 @@ class EncoderOptions:
             metavar="balanced|mse",
             text="balanced: more error where rows and columns are large, which models feel least. mse: least error.",
             default=Settings.objective,
+            values=OBJECTIVES,
         ),
     ] = None
     effort: Annotated[
@@ -121,6 +130,7 @@ class EncoderOptions:
             metavar="NAME",
             text=f"{', '.join(CHOICES)}; auto chooses per tensor.",
             default=Settings.transform,
+            values=CHOICES,
         ),
     ] = None
     k: Annotated[

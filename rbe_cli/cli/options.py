@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -78,6 +78,24 @@ def check_folder_name(out: Path, advice: str) -> None:
     """Raise UsageError, with advice, for an output folder whose name is one of a file."""
     if out.name.lower().endswith(_ONE_FILE) and not out.is_dir():
         raise UsageError(f"-o {out}: {advice}")
+
+
+def completing(*names: str) -> Callable[[str], list[str]]:
+    """For shells: which of the values an option takes begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def either(names: Sequence[str]) -> str:
+    """The values an option takes, as words.
+
+    >>> either(["gap", "snr", "bits"])
+    'gap, snr or bits'
+    """
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 def plot_option(panel: str) -> Any:

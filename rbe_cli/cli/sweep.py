@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rbe_cli.operations.sweep import Point
 
 _GRID, _OUTPUT = "Grid (comma-separated lists)", "Results"
-_OBJECTIVES = "gap, snr, bits, encode or decode"
-_SORTS = "bits, ratio, size, nrmse, snr, gap, encode, decode or seconds"
+#: As in operations.sweep, which takes longer to import than help may.
+_OBJECTIVES = ("gap", "snr", "bits", "encode", "decode")
+_SORTS = ("bits", "ratio", "size", "nrmse", "snr", "gap", "encode", "decode", "seconds")
 
 
 def _axis(flag: str, what: str) -> Any:
@@ -39,9 +40,23 @@ def command(
     efforts: Annotated[str | None, _axis("--efforts", "Effort levels.")] = None,
     objectives: Annotated[str | None, _axis("--objectives", "balanced, mse.")] = None,
     objective: Annotated[
-        str, typer.Option(metavar="WHAT", help=f"What makes a point best: {_OBJECTIVES}.", rich_help_panel=_OUTPUT)
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help=f"What makes a point best: {options.either(_OBJECTIVES)}.",
+            rich_help_panel=_OUTPUT,
+            autocompletion=options.completing(*_OBJECTIVES),
+        ),
     ] = "gap",
-    sort: Annotated[str, typer.Option(metavar="COLUMN", help=f"Sort by {_SORTS}.", rich_help_panel=_OUTPUT)] = "bits",
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help=f"Sort by {options.either(_SORTS)}.",
+            rich_help_panel=_OUTPUT,
+            autocompletion=options.completing(*_SORTS),
+        ),
+    ] = "bits",
     sample: Annotated[
         float, typer.Option(metavar="SHARE", help="Sweep only so much of the weights, 0 to 1.", rich_help_panel=_GRID)
     ] = 1.0,
@@ -111,6 +126,7 @@ def command(
     part = None
     if sample != 1:
         checkpoint, part = sweep.sampled(checkpoint, sample)
+    bounds.check_patterns([info.name for _, info in checkpoint.tensors])
     with progress_bar(status) as bar:
         if bar:
             bar.phase("sweeping", len(settings))
@@ -159,10 +175,9 @@ def _write(outcome: Outcome, csv_file: Path | None, plot: Path | None, report: P
 
 def _check_choices(objective: str, sort: str) -> None:
     from rbe_cli.operations.settings import OBJECTIVES as ENCODER
-    from rbe_cli.operations.sweep import OBJECTIVES, SORTS
 
-    if objective not in OBJECTIVES:
+    if objective not in _OBJECTIVES:
         advice = "; for the encoder's, write --objectives" if objective in ENCODER else ""
-        raise UsageError(f"--objective must be {_OBJECTIVES}, not {objective!r}{advice}")
-    if sort not in SORTS:
-        raise UsageError(f"--sort must be {_SORTS}, not {sort!r}")
+        raise UsageError(f"--objective must be {options.either(_OBJECTIVES)}, not {objective!r}{advice}")
+    if sort not in _SORTS:
+        raise UsageError(f"--sort must be {options.either(_SORTS)}, not {sort!r}")

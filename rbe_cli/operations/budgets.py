@@ -51,9 +51,7 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
-            if not math.isfinite(value) or (value < 0 and name != "min_snr"):
-                wanted = "a number" if name == "min_snr" else "0 or more"
-                raise UsageError(f"{_option(name)} must be {wanted}, not {value:g}")
+            check_bound(_option(name), value, least=-math.inf if name == "min_snr" else 0)
 
     def given(self) -> dict[str, Any]:
         """The bounds there are, by name."""
@@ -67,6 +65,12 @@ class GroupedBounds:
 
     whole: Bounds = Bounds()
     groups: tuple[tuple[str, Bounds], ...] = ()
+
+    def check_patterns(self, names: Sequence[str]) -> None:
+        """Raise UsageError for a pattern that finds none of the tensors' names."""
+        for pattern, _ in self.groups:
+            if not any(re.search(pattern, name) for name in names):
+                raise UsageError(f"budget for {pattern!r}: no tensor has such a name, so it would guard nothing")
 
     def with_whole(self, bounds: Bounds) -> GroupedBounds:
         """The same with some bounds on the whole in the place of its own."""
@@ -118,6 +122,13 @@ class Budget:
         return self.option.removeprefix("--").replace("-", "_")
 
 
+def check_bound(option: str, value: float, least: float = 0, most: float = math.inf) -> None:
+    """Raise UsageError for a bound that is no number, or out of range."""
+    if not (math.isfinite(value) and least <= value <= most):
+        within = f"from {least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+        raise UsageError(f"{option} must be {within if least > -math.inf else 'a number'}, not {value:g}")
+
+
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -159,11 +170,10 @@ def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
 
 def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> list[Budget]:
     """Every bound with its figure; `size` is that of all files. Raises UsageError for a pattern without a tensor."""
+    bounds.check_patterns([tensor.name for tensor in tensors])
     judged = _judge_group(ALL, bounds.whole, tensors, size)
     for pattern, own in bounds.groups:
         group = [tensor for tensor in tensors if re.search(pattern, tensor.name)]
-        if not group:
-            raise UsageError(f"budget for {pattern!r}: no tensor has such a name, so it would guard nothing")
         judged += _judge_group(pattern, own, group, sum(tensor.bytes for tensor in group))
     return judged
 

@@ -134,7 +134,7 @@ def test_the_command(rbe: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     document = done.json()["sensitivity"]
-    assert document["figure"] == "KL in nats per token"
+    assert document["figure"] == "KL, nats per token"
     assert 0 < document["tokens"] <= 60
     assert len(document["tensors"]) == 10
     assert len(read_overrides(tmp_path / "s.toml")) == 10

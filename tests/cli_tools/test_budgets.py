@@ -89,3 +89,32 @@ def test_compress_over_budget_still_writes(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "rbe.json").exists()
     assert "| budget for | bound |" in done.out
     assert "| --- |" in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compress", "mini-gpt2", "-o", "out"),
+        ("compress", "mini-gpt2", "--dry-run"),
+        ("sweep", "--bits", "4", "--results", "r.jsonl"),
+        ("bench", "MINI", "--reference", "mini-gpt2", "--quality-only"),
+        ("inspect", "MINI"),
+    ],
+)
+def test_a_pattern_without_a_tensor_is_seen_before_anything_is_done(
+    arguments: tuple[str, ...], run: Run, mini: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.toml").write_text('[tensors."nowhere"]\nmax_bits = 32\n')
+    done = run(*(mini if word == "MINI" else word for word in arguments), "--budget", "b.toml")
+    assert done.code == 2
+    assert "would guard nothing" in done.complaint()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.toml"]
+
+
+@pytest.mark.parametrize(
+    "bound", [("--max-kl", "nan"), ("--max-kl", -1), ("--max-ppl-ratio", "inf"), ("--min-top1", 90)]
+)
+def test_bounds_that_make_no_sense(bound: tuple[object, ...], run: Run, mini: Path) -> None:
+    done = run("bench", mini, "--reference", "mini-gpt2", "--quality-only", *bound)
+    assert done.code == 2
+    assert done.complaint().startswith(f"{bound[0]} must be ")

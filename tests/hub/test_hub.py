@@ -139,7 +139,7 @@ def test_what_other_programs_put_in_the_cache_does_not_matter(rbe, tmp_path: Pat
         ("org/gated", [], {}, "gated; accept its terms"),
         ("org/torch", [], {}, "has no .safetensors files"),
         ("org/tiny", ["--revision", "nowhere"], {}, "no revision 'nowhere'"),
-        ("org/tiny", [], {"HF_HUB_OFFLINE": "1"}, "not in the hub cache, and offline mode is on"),
+        ("org/tiny", [], {"HF_HUB_OFFLINE": "1"}, "not in the hub cache, and offline mode is on; unset HF_HUB_OFFLINE"),
         ("org/tiny", [], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
     ],
 )

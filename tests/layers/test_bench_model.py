@@ -114,7 +114,7 @@ def test_the_command_and_its_budgets(gpt2_source: Path, gpt2_folder: Path) -> No
 
 
 def test_budgets_of_what_is_not_a_number_are_broken() -> None:
-    with pytest.raises(OverBudget, match=r"top-1 agreement is nan, must be at least 0.9$"):
+    with pytest.raises(OverBudget, match=r"top-1 agreement is nan %, must be at least 90 %$"):
         require([Budget("--min-top1", 0.9, math.nan), Budget("--max-kl", 1.0, 1.0)])
 
 
@@ -183,7 +183,7 @@ def test_several_models_against_the_first(gpt2_source: Path, gpt2_folder: Path, 
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     first, rough = document["models"]
-    assert document["figure"] == "KL, nats/token"
+    assert document["figure"] == "KL, nats per token"
     assert first["value"]["value"] == pytest.approx(one.quality.kl.value)
     assert first["value"]["error"] == pytest.approx(one.quality.kl.error)
     assert first["of_first"] == {"value": 1.0, "error": 0.0}
