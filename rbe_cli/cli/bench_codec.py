@@ -140,8 +140,7 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
     for column in ("effort", "bits/w", "SNR dB", "gap dB"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("coding", no_wrap=True)
-    cores = ("1 core", f"{settings.threads} cores")
-    for column in ("analyse ns/w", *(f"{what} ns/w, {many}" for what in ("enc", "dec") for many in cores)):
+    for column in ("analyse ns/w", "enc ns/w, 1 core", "enc ns/w, all", "dec ns/w, 1 core", "dec ns/w, all"):
         table.add_column(column, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
@@ -159,8 +158,8 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
         console.print(("- " if markdown else "") + line)
     console.print(
         ("\n" if markdown else "")
-        + "ns/w: ns per weight, on one core of processor time, on all of wall time; median (best to worst of "
-        f"{points[0].decode.one_core.repeats}). {', '.join(f'{k} {v}' for k, v in machine().items())}"
+        + f"ns/w: ns per weight, of processor time on one core, of wall time on all {settings.threads}; "
+        f"median (best to worst of {points[0].decode.one_core.repeats}). {', '.join(f'{k} {v}' for k, v in machine().items())}"
     )
 
 

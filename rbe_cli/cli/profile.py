@@ -60,7 +60,7 @@ def _table(profiles: Sequence[TensorProfile], snr: float, whole: bool) -> Table:
     table.add_column("dtype", no_wrap=True)
     heads = ("std", "kurtosis", "largest/std", "field gain dB", "rank 16 %", f"bits/w at {snr:g} dB")
     for head in heads:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     small = [] if whole else [found for found in profiles if found.info.elements < _SMALL]
     for found in profiles:
         if len(small) > 1 and found in small:

@@ -38,6 +38,17 @@ def test_no_cell_is_cut_at_any_width(width: int) -> None:
     assert (len(shown) == 5) == (width == 200)
 
 
+@pytest.mark.parametrize("width", [12, 20, 30])
+def test_a_table_is_a_list_where_there_is_no_room_for_columns(width: int) -> None:
+    out = io.StringIO()
+    tables.show(Console(file=out, width=width), tables.tensor_table(TENSORS, {}, whole=True), markdown=False)
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    text = "".join(out.getvalue().split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "tensortransformer.h.1.attn.c_attn.weightshape128x384dtypeF32methodtrellis,lowrank+1.50dB" in text
+    assert "for want" not in out.getvalue()
+
+
 def test_markdown_has_every_column_at_any_width() -> None:
     out = io.StringIO()
     tables.show(Console(file=out, width=40), tables.tensor_table(TENSORS, None, whole=True), markdown=True)
