@@ -159,7 +159,8 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
     console.print(
         ("\n" if markdown else "")
         + f"ns/w: ns per weight, of processor time on one core, of wall time on all {settings.threads}; "
-        f"median (best to worst of {points[0].decode.one_core.repeats}). {', '.join(f'{k} {v}' for k, v in machine().items())}"
+        f"median (best to worst of {points[0].decode.one_core.repeats}). "
+        + ", ".join(f"{name} {value}" for name, value in machine().items())
     )
 
 
