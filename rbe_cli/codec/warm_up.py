@@ -11,6 +11,8 @@ from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import open_tensor
+from rbe_cli.codec.transform import Blockwise
+from rbe_cli.kernels.products import add_product
 
 
 def compile_all() -> None:
@@ -29,4 +31,8 @@ def compile_analysis() -> Analysis:
     w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     analysis = analyse(Matrix.of(w), Shaping(8, 8, geometric=True))
     assert analysis is not None
+    analysis.expected_bytes(0.1)
+    analysis.expected_error(0.1)
+    Blockwise("dct", 8, 0, 8).forward(w)
+    add_product(w, w, np.float32(1), np.zeros_like(w))
     return analysis
