@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
-from rbe_cli.cli.lazy import WithDefault
+from rbe_cli.cli.lazy import Plain, WithDefault
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, check_bound, judge
@@ -36,8 +36,8 @@ app = typer.Typer(
 _MEASURE = "How to measure"
 
 
-app.command("codec")(bench_codec.command)
-app.command("layers")(bench_layers.command)
+app.command("codec", cls=Plain)(bench_codec.command)
+app.command("layers", cls=Plain)(bench_layers.command)
 
 
 @app.callback()
@@ -45,7 +45,7 @@ def _root() -> None:
     pass
 
 
-@app.command("model")
+@app.command("model", cls=Plain)
 @options.grouped
 def model(
     paths: Annotated[

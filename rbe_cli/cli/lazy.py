@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 
 def add_later(app: typer.Typer, commands: Mapping[str, str]) -> None:
@@ -16,7 +16,23 @@ def add_later(app: typer.Typer, commands: Mapping[str, str]) -> None:
         app.command(name, help=text)(lambda: None)
 
 
-class Later(TyperGroup):
+class _PlainFlags:
+    """Help that shows no type, `<bool>`, for options that take no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters of a command."""
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Plain(_PlainFlags, TyperCommand):
+    """A command."""
+
+
+class Later(_PlainFlags, TyperGroup):
     """A group whose command `name` is `command` (or the group `app`) of the module `rbe_cli.cli.name`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -30,11 +46,11 @@ def _load(name: str) -> Any:
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False)
-        app.command(name)(module.command)
+        app.command(name, cls=Plain)(module.command)
     return typer.main.get_command(app)
 
 
-class WithDefault(TyperGroup):
+class WithDefault(_PlainFlags, TyperGroup):
     """A group that takes what is no command of its own, and no option, for the argument of its command `model`."""
 
     default = "model"

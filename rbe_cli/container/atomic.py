@@ -138,16 +138,12 @@ def _cannot_be_written(path: Path, error: OSError) -> RBEError:
     return RBEError(f"{path}: cannot be written ({error.strerror}); choose another output with -o")
 
 
-def _already_there(path: Path) -> RBEError:
-    return RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
-
-
 def check_free(path: Path, replace: bool) -> None:
     """Raise RBEError if `path` holds something that must not be replaced."""
     if path.is_symlink() or path.is_file() or (path.exists() and not path.is_dir()):
         raise RBEError(f"{path}: is not a folder; choose another output with -o")
     if path.exists() and any(path.iterdir()) and not replace:
-        raise _already_there(path)
+        raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
 
 
 def check_file(path: Path, replace: bool) -> None:
@@ -157,7 +153,7 @@ def check_file(path: Path, replace: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and not replace:
-        raise _already_there(path)
+        raise RBEError(f"{path}: already there; use --force to replace it, or name another file")
 
 
 def _umask() -> int:

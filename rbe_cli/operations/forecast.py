@@ -95,17 +95,18 @@ class _Forecasting(Planner):
             rest = _size(self._written(None))
             multiplier = rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
         manifest = self._written(multiplier)
-        if budget is not None:
-            self._check(_size(manifest), budget)
+        if budget is not None and _size(manifest) > budget:
+            self._check(budget)
         return manifest
 
-    def _check(self, size: int, budget: float) -> None:
+    def _check(self, budget: float) -> None:
         """Raise RBEError if the size asked for is out of reach, as the compression does; note what is too close."""
-        if size > budget * (1 + _UNSURE):
-            raise RBEError(self.out_of_reach(size))
-        if size > budget:
+        least = _size(self._written(rate_control.multiplier_for_size(self.sharing(), 0)))
+        if least > budget * (1 + _UNSURE):
+            raise RBEError(self.out_of_reach(least))
+        if least > budget:
             self._progress.note(
-                f"{size:,} bytes is the least to be expected, {budget:,.0f} are asked for: too close to tell whether "
+                f"{least:,} bytes is the least to be expected, {budget:,.0f} are asked for: too close to tell whether "
                 "the compression comes to it, or says that it cannot be that small"
             )
 

@@ -57,6 +57,13 @@ def test_help_names_every_command_and_option() -> None:
         assert option in text
 
 
+def test_help_shows_no_type_for_what_takes_no_value() -> None:
+    for command in ((), ("compress",), ("bench",), ("bench", "model")):
+        text = rbe_process(*command, "--help").out
+        assert "--help" in text
+        assert "<bool>" not in text
+
+
 def test_version(rbe: Run) -> None:
     from rbe_cli import __version__
 

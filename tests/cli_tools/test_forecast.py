@@ -57,6 +57,7 @@ def test_forecast_too_near_the_least_size_to_tell_says_so(run: Run) -> None:
     done = run("compress", "mini-gpt2", "--bits", 12.4, "--transform", "klt", "--effort", 0, "--dry-run")
     assert done.code == 0
     assert "too close to tell" in done.err
+    assert "too close to tell" not in run("compress", "mini-gpt2", "--bits", 1, "--effort", 0, "--dry-run").err
 
 
 def test_forecast_keeps_budgets(run: Run) -> None:
