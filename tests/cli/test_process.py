@@ -158,7 +158,7 @@ def test_closed_from_the_start(compressed: Path) -> None:
 def test_interrupted_while_it_starts(tiny_source: Path, tmp_path: Path, after: float) -> None:
     """Whatever is being imported then."""
     code = f"import threading, os, signal; threading.Timer({after}, os.kill, [os.getpid(), signal.SIGINT]).start()\n"
-    code += "from rbe_cli.cli import main; main()"
+    code += "from rbe_cli.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "compress", str(tiny_source), "-o", str(tmp_path / "m"), "--effort", "9"],
         capture_output=True, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts, check=False,
