@@ -14,7 +14,7 @@ from rbe_cli.codec import scale_field, tables
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import SIZE
-from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, ScaleField
+from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, KeptField, ScaleField
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
 from rbe_cli.kernels.field import sum_of_squares, sweep
@@ -52,7 +52,7 @@ class Analysis:
     """
 
     matrix: Domain
-    field: ScaleField
+    scales: KeptField
     family: int
     shaping: Shaping
     unit: float
@@ -66,6 +66,16 @@ class Analysis:
     side_bytes: float
     share: float = 1.0
 
+    @property
+    def field(self) -> ScaleField:
+        """The scales of its rows and columns."""
+        return self.scales.field()
+
+    def set_aside(self) -> None:
+        """Put by what grows with the tensor."""
+        self.scales.set_aside()
+        self.matrix.set_aside()
+
     def finer(self, factor: float) -> Analysis:
         """The same with steps smaller by a factor at every multiplier."""
         return replace(self, unit=self.unit / factor)
@@ -78,7 +88,7 @@ class Analysis:
         return replace(self, unit=plain.unit * plain.factor / self.factor, energy=plain.energy, rms=plain.rms)
 
     def _first_class(self, step: float) -> float:
-        return 8 * (self.field.log_sigma0 - math.log2(step)) + 15 + self.first_offset
+        return 8 * (self.scales.log_sigma0 - math.log2(step)) + 15 + self.first_offset
 
     def aligned(self, step: float) -> tuple[int, ScaleField]:
         """Class of an element whose exponents are 0, and the scale field rounded to fit, for a step."""
@@ -106,11 +116,12 @@ class Analysis:
         The weights' mean square in units of their sigma is not quite 1, since sigma0 comes from a sample, and a code
         for Gaussian weights takes log2(e) / 2 bits more for each 1 more.
         """
-        column_weight = _inverse_power(self.field.columns)
+        field = self.field
+        column_weight = _inverse_power(field.columns)
         row_power, total = np.zeros(self.matrix.rows), np.zeros(self.matrix.columns)
         for top, band in self.matrix.bands():
             sweep(band, column_weight, row_power[top : top + len(band)], total)
-        power = float(row_power @ _inverse_power(self.field.rows)) / 4.0**self.field.log_sigma0
+        power = float(row_power @ _inverse_power(field.rows)) / 4.0**field.log_sigma0
         return float(power / self.elements.sum() - 1) / (2 * math.log(2))
 
     def expected_error(self, step: float) -> float:
@@ -171,7 +182,7 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
     smallest_factor = 2.0 ** ((_least(row_steps, row_class) + _least(column_steps, column_class)) / 8)
     return Analysis(
-        matrix, field, family, shaping, unit, factor, energy, rms, largest / smallest_factor,
+        matrix, KeptField(field), family, shaping, unit, factor, energy, rms, largest / smallest_factor,
         first, elements, weights, side_bytes, share,
     )  # fmt: skip
 

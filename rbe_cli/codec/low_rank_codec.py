@@ -17,7 +17,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import GRID, STEP_POWER, Factors, LowRank, encode_low_rank
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoded
-from rbe_cli.codec.workspace import SetAside, whole_matrices
+from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
 
 #: Components of a matrix, at most.
@@ -48,13 +48,12 @@ class LowRankAnalysis:
         with whole_matrices.held(4 * matrix.rows * matrix.columns):
             factors = Factors(matrix.whole(), count, *flat)
         self._values = factors.values
-        self._vectors: SetAside | NDArray[np.int16] = np.round(factors.vectors * GRID).astype(np.int16)
+        self._vectors = Findings(np.round(factors.vectors * GRID).astype(np.int16))
         self.largest = float(self._values[0])
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs."""
-        if not isinstance(self._vectors, SetAside):
-            self._vectors = SetAside(self._vectors)
+        self._vectors.set_aside()
 
     def _components(self, step: float) -> tuple[int, float, float]:
         """How many components are kept, their bits, and the squared error of all."""
@@ -84,7 +83,7 @@ class LowRankAnalysis:
         started = time.thread_time_ns()
         rank = max(self._components(step)[0], 1)
         matrix = self.matrix
-        grid = self._vectors.arrays()[0] if isinstance(self._vectors, SetAside) else self._vectors
+        (grid,) = self._vectors.arrays()
         vectors = np.ascontiguousarray(grid[:, :rank], np.float32) / np.float32(GRID)
         low_rank = encode_low_rank(matrix, self._values[:rank], vectors, vectors, step, shaped=False)
         decoder = LowRankDecoder(low_rank)

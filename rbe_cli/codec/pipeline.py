@@ -18,7 +18,7 @@ from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.structure import LowRank, of_one_sign, on_grid
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
-from rbe_cli.codec.workspace import SetAside, kept_matrices, whole_matrices
+from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 
 #: Widest matrix a Karhunen-Loeve basis is sent for.
@@ -128,8 +128,8 @@ class Piped:
         """`values` is the whole of it, if it is known."""
         self._matrix = matrix
         self._pipeline: Pipeline | None = pipeline
-        self._description = pipeline.description
-        self._data: SetAside | None = None
+        self._description = pipeline.description._replace(data=b"")
+        self._data = Findings(np.frombuffer(pipeline.description.data, np.uint8))
         self._values = values
         self.rows, self.columns = matrix.rows, matrix.columns
         self.alignment = pipeline.transform.alignment
@@ -153,10 +153,8 @@ class Piped:
 
     def set_aside(self) -> None:
         """Put by the pipeline, in its stored form, until somebody wants it `ready`."""
-        if self._description.data and self._data is None:
-            self._data = SetAside(np.frombuffer(self._description.data, np.uint8))
-            self._description = self._description._replace(data=b"")
-            self._pipeline = None
+        self._data.set_aside()
+        self._pipeline = None
 
     def ready(self) -> Piped:
         """The same with the pipeline in memory."""
@@ -186,8 +184,6 @@ class Piped:
 
     def describe(self) -> Description:
         """What the parameters say of the pipeline."""
-        if self._data is None:
-            return self._description
         return self._description._replace(data=self._data.arrays()[0].tobytes())
 
 

@@ -54,6 +54,9 @@ class Forecast(Protocol):
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
 
+    def set_aside(self) -> None:
+        """Put by what grows with the tensor, so that there may be any number of them."""
+
 
 def _bisect(too_large: Callable[[float], bool]) -> float:
     """Smallest exponent e in range, to 2^-36 of it, for which `too_large(2^e)` is false; the top if none."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Domain
+from rbe_cli.codec.workspace import Findings
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.field import column_powers, sweep, unpack_exponents
 
@@ -83,6 +84,31 @@ class ScaleField:
         elif _varies(columns):
             columns = _rounded(self.column_logs, columns.shift, offset)
         return replace(self, rows=rows, columns=columns)
+
+
+class KeptField:
+    """A field that is wanted again in every pass.
+
+    Attributes
+    ----------
+    log_sigma0 : float
+        The field's, at hand where the rest is not.
+    """
+
+    def __init__(self, field: ScaleField) -> None:
+        self.log_sigma0 = field.log_sigma0
+        self._shifts = field.rows.shift, field.columns.shift
+        self._arrays = Findings(field.rows.exponents, field.columns.exponents, field.row_logs, field.column_logs)
+
+    def set_aside(self) -> None:
+        """Put by all that grows with the matrix. Raises RBEError if there is no room for it."""
+        self._arrays.set_aside()
+
+    def field(self) -> ScaleField:
+        """The field. Raises RBEError if it cannot be read."""
+        rows, columns, row_logs, column_logs = self._arrays.arrays()
+        row_shift, column_shift = self._shifts
+        return ScaleField(Axis(rows, row_shift), Axis(columns, column_shift), self.log_sigma0, row_logs, column_logs)
 
 
 def _varies(axis: Axis) -> bool:

@@ -88,6 +88,9 @@ class Domain(Protocol):
     def describe(self) -> Description:
         """What a decoder has to know of it."""
 
+    def set_aside(self) -> None:
+        """Put by what was worked out of it, until somebody wants it `ready`."""
+
     def ready(self) -> Domain:
         """The same for somebody who is going to read all of it: with everything that takes in memory."""
 
@@ -154,6 +157,9 @@ class Matrix:
     def describe(self) -> Description:
         """No structure, no transform."""
         return Description()
+
+    def set_aside(self) -> None:
+        """Nothing was."""
 
     def ready(self) -> Matrix:
         """It always is."""

@@ -28,7 +28,7 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
 from rbe_cli.codec.transform import Blockwise, effective_levels
 from rbe_cli.codec.trellis_codec import Encoded
-from rbe_cli.codec.workspace import SetAside, whole_matrices
+from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
 
@@ -129,23 +129,18 @@ class SparseAnalysis:
         with whole_matrices.held(4 * matrix.rows * matrix.columns):
             weights, magnitudes = self._fitted()
             ranked = self._ranked(magnitudes)
-        self._weights: NDArray[np.float64] | SetAside = weights
-        self._tables: _Tables | SetAside = _Tables(np.log2(np.abs(weights.ravel()) + 1e-30), *ranked)
+        self._weights = Findings(weights)
+        self._tables = Findings(np.log2(np.abs(weights.ravel()) + 1e-30), *ranked)
         self._areas = matrix.rows * matrix.columns
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs, and the forecast's tables, which are read again each time."""
-        if isinstance(self._weights, np.ndarray):
-            self._weights = SetAside(self._weights)
-        if isinstance(self._tables, _Tables):
-            self._tables = SetAside(*self._tables)
-
-    def _forecast_tables(self) -> _Tables:
-        return self._tables if isinstance(self._tables, _Tables) else _Tables(*self._tables.arrays())
+        self._weights.set_aside()
+        self._tables.set_aside()
 
     def tiles(self) -> Iterator[tuple[Tile, NDArray[np.float64]]]:
         """The tiles, and the weights of the basis functions of each one's blocks, float64[blocks, b]."""
-        weights = self._weights if isinstance(self._weights, np.ndarray) else self._weights.arrays()[0]
+        (weights,) = self._weights.arrays()
         first = 0
         for tile in self.form.grid:
             last = first + len(self.form.blocks(tile))
@@ -229,7 +224,7 @@ class SparseAnalysis:
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        tables = self._forecast_tables()
+        tables = _Tables(*self._tables.arrays())
         rank = self._kept(tables, step)
         kept = int(tables.ranks[rank])
         log_step = math.log2(step)
@@ -240,7 +235,7 @@ class SparseAnalysis:
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        tables = self._forecast_tables()
+        tables = _Tables(*self._tables.arrays())
         rank = self._kept(tables, step)
         rounding = (tables.ranks[rank] + tables.weight_logs.size) * step * step / 12
         error: float = self._left_energy - float(tables.energy[rank]) + rounding

@@ -21,7 +21,7 @@ from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
-from rbe_cli.codec.pipeline import Piped, Pipeline
+from rbe_cli.codec.pipeline import Pipeline
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.scale_field import encode_axis
 from rbe_cli.codec.source import Description, Matrix
@@ -161,15 +161,6 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
         return Choice(best.analysis)
     codec = "lowrank" if best.name == FACTORS else "trellis"
     return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]))
-
-
-def set_aside(choice: Choice) -> None:
-    """Put by what a choice has worked out that grows with the tensor, so that there may be any number of choices."""
-    analysis = choice.analysis
-    if isinstance(analysis, SparseAnalysis | LowRankAnalysis):
-        analysis.set_aside()
-    elif isinstance(analysis.matrix, Piped):
-        analysis.matrix.set_aside()
 
 
 def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:

@@ -112,31 +112,38 @@ def _keep_freed(allowed: bool) -> None:
 whole_matrices = Allowance(_WHOLE)
 #: For what an encoder has worked out of matrices and would work out again in every pass.
 kept_matrices = Allowance(_KEPT)
-#: For `SetAside`.
+#: For `Findings`.
 arrays_aside = Allowance(_ASIDE)
 
 
-class SetAside:
+class Findings:
     """Arrays that an encoder has worked out of a tensor and will want again in every pass.
 
-    They stay in memory while the allowance lasts; those of a large checkpoint go to a temporary file, which has no
-    name and lasts as long as anything in it. TMPDIR says where.
+    They are in memory. Once they are set aside they stay there only while the allowance lasts; those of a large
+    checkpoint go to a temporary file, which has no name and lasts as long as anything in it. TMPDIR says where.
 
-    >>> SetAside(np.arange(3), np.zeros((1, 2))).arrays()
+    >>> Findings(np.arange(3), np.zeros((1, 2))).arrays()
     (array([0, 1, 2]), array([[0., 0.]]))
     """
 
     def __init__(self, *arrays: NDArray[Any]) -> None:
-        """Raises RBEError if there is no room for them."""
-        self._kept = arrays if arrays_aside.lend(self, sum(array.nbytes for array in arrays)) else None
-        if self._kept is None:
+        self._arrays: tuple[NDArray[Any], ...] | None = arrays
+        self._aside = False
+
+    def set_aside(self) -> None:
+        """Make room for those of other tensors. Raises RBEError if there is none for these."""
+        if self._aside or self._arrays is None:
+            return
+        self._aside = arrays_aside.lend(self, sum(array.nbytes for array in self._arrays))
+        if not self._aside:
             self._file = _SpillFile.shared()
-            self._places = [(self._file.append(array), array.dtype, array.shape) for array in arrays]
+            self._places = [(self._file.append(array), array.dtype, array.shape) for array in self._arrays]
+            self._arrays = None
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The arrays as they were. Raises RBEError if they cannot be read."""
-        if self._kept is not None:
-            return self._kept
+        if self._arrays is not None:
+            return self._arrays
         return tuple(self._file.read(*place) for place in self._places)
 
 

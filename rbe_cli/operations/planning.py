@@ -164,7 +164,7 @@ class Planner:
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
-                tensor_codec.set_aside(plan.choice)
+                plan.choice.analysis.set_aside()
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
             plan.analyse_ns = time.thread_time_ns() - started
         self._progress.advance(info.elements)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rbe_cli.codec import workspace
-from rbe_cli.codec.workspace import Allowance, SetAside
+from rbe_cli.codec import pipeline, workspace
+from rbe_cli.codec.noise_shaping import PLAIN
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import prepare
+from rbe_cli.codec.wish import Wish, reference_error
+from rbe_cli.codec.workspace import Allowance, Findings
 from rbe_cli.errors import RBEError
 from tests.synthetic import compress_to, folder_bytes, scaled_normal
 
@@ -50,7 +55,9 @@ def test_same_bytes(wish: dict[str, Any], source: Path, tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("no_allowance")
 def test_arrays_come_back() -> None:
     arrays = (np.arange(12, dtype=np.int16).reshape(3, 4).T, np.zeros((3, 0)), np.array([1.5]))
-    aside = [SetAside(*arrays), SetAside(np.arange(5))]
+    aside = [Findings(*arrays), Findings(np.arange(5))]
+    for findings in aside:
+        findings.set_aside()
     for array, back in zip(arrays, aside[0].arrays(), strict=True):
         assert array.dtype == back.dtype
         np.testing.assert_array_equal(array, back)
@@ -59,7 +66,11 @@ def test_arrays_come_back() -> None:
 
 def test_the_allowance_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "arrays_aside", Allowance(100))
-    aside = SetAside(np.zeros(10))
+    aside = Findings(np.zeros(10))
+    assert workspace.arrays_aside.take(40)
+    workspace.arrays_aside.give(40)
+    for _ in range(2):
+        aside.set_aside()
     assert not workspace.arrays_aside.take(40)
     del aside
     gc.collect()
@@ -72,8 +83,48 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rbe_cli.codec.workspace.tempfile.TemporaryFile", full)
+    findings = Findings(np.zeros(10))
     with pytest.raises(RBEError, match="TMPDIR"):
-        SetAside(np.zeros(10))
+        findings.set_aside()
+    assert findings.arrays()[0].size == 10
+
+
+@pytest.mark.usefixtures("no_allowance")
+@pytest.mark.parametrize("transform", ["none", "klt", "lowrank"])
+def test_what_stays_in_memory_does_not_grow_with_the_tensor(transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "kept_matrices", Allowance(0))
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((4096, 4)) @ rng.standard_normal((4, 64)) + 0.3 * scaled_normal((4096, 64), 1)
+    matrix = Matrix(w.astype(np.float32).view(np.uint8).ravel(), "F32", *w.shape)
+    choice = prepare(matrix, PLAIN, Wish(transform, 16, 0, reference_error(4.0, None)))
+    assert choice is not None
+    assert choice.name == transform
+    before, forecast = choice.analysis.aligned(0.1), choice.analysis.expected_bytes(0.1)
+    choice.analysis.set_aside()
+    assert sum(array.nbytes for array in _arrays(choice.analysis, {id(matrix)})) < 8192
+    base, field = choice.analysis.aligned(0.1)
+    assert base == before[0]
+    np.testing.assert_array_equal(field.rows.exponents, before[1].rows.exponents)
+    assert choice.analysis.expected_bytes(0.1) == forecast
+
+
+def _arrays(thing: Any, seen: set[int]) -> Iterator[np.ndarray]:
+    """All arrays an object holds, the one it is a view of in the place of a view."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, np.ndarray):
+        if isinstance(thing.base, np.ndarray):
+            yield from _arrays(thing.base, seen)
+        else:
+            yield thing
+    elif isinstance(thing, tuple | list):
+        for part in thing:
+            yield from _arrays(part, seen)
+    elif isinstance(thing, bytes):
+        yield np.frombuffer(thing, np.uint8)
+    else:
+        yield from _arrays(list(getattr(thing, "__dict__", {}).values()), seen)
 
 
 def test_who_has_some_does_not_wait_for_itself() -> None:
