@@ -49,39 +49,38 @@ class Feedback:
     def search(
         self,
         scans: list[Scan],
-        tiles: list[NDArray[np.float32]],
+        values: NDArray[np.float32],
         first: int,
         classes: NDArray[np.uint8],
         parameters: Parameters,
         symbols: NDArray[np.int32],
         unions: NDArray[np.uint8],
-        errors: NDArray[np.float32],
     ) -> None:
         """Find the symbols of some tiles.
 
         Parameters
         ----------
-        scans : list of Scan; tiles : list of float32[outer, inner]
-            Of each tile, in coding order.
+        scans : list of Scan
+            Of each tile.
+        values : float32[tiles, inputs, inner]
+            The tiles' weights in coding order, which become their errors; before `first`, the errors of the inputs
+            before.
         first : int
             Input the first outer index is.
         classes : uint8[T, lanes]; symbols : int32[T, lanes]; unions : uint8[T, lanes]
             As in `rbe_cli.kernels.trellis.search`; the last two are written.
-        errors : float32[tiles, inputs, inner]
-            Of the inputs before `first`; those of the tiles are written.
         """
-        widths = np.array([tile.shape[1] for tile in tiles], np.int64)
+        widths = np.array([scan.line_scales[1].size for scan in scans], np.int64)
         window = max(2, min(_WINDOW, int(widths.min()) // LANES))
         family, t = tables.family(parameters.family), trellis(parameters.states)
-        shape = classes.shape
-        w = _stack("fed", tiles)
+        lanes = classes.shape[1]
         outer = _stack("outer scales", [scan.line_scales[0] for scan in scans])
         inner = _stack("inner scales", [scan.line_scales[1] for scan in scans])
         kernels.search(
-            w, errors, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.price,
-            t.butterflies, t.back, window, min(_AHEAD, window // 3), LANES, scratch("x", shape, np.float32),
-            scratch("decision", (window, -(-t.states // 32), shape[1]), np.uint32),
-            scratch("symbol", (window, 4, shape[1]), np.int32), symbols, unions,
+            values, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.price,
+            t.butterflies, t.back, min(_AHEAD, window // 3), LANES, scratch("x", (window, lanes), np.float32),
+            scratch("decision", (window, -(-t.states // 32), lanes), np.uint32),
+            scratch("higher", (window, lanes), np.uint8), symbols, unions,
         )  # fmt: skip
 
 

@@ -29,8 +29,9 @@ _SHIFT = 1
 #: reach the file.
 _GRID = 2.0**-12
 _LEAST = 1e-300
-#: Bytes that a Cholesky factor takes for each of its numbers: three copies in float64. Rows that are seen to at once.
-_ROOT_BYTES, _BAND_ROWS = 24, 128
+#: Bytes that a Cholesky factor takes for each of its numbers: it is worked out in place in float64, from float32 and to
+#: float32. Rows that are seen to at once.
+_ROOT_BYTES, _BAND_ROWS = 12, 128
 
 
 def damping(bits: float) -> float:
@@ -102,18 +103,30 @@ def _bands(n: int) -> Iterator[slice]:
 
 
 def _upper_root(moments: Callable[[], NDArray[np.floating]], damping: float) -> NDArray[np.float64]:
-    """Upper triangular R with R R^T the damped moments: the Cholesky factor of what is turned around, turned back.
+    """Upper triangular R with R R^T the damped moments, beside what is left below its diagonal: the Cholesky factor of
+    what is turned around, turned back.
 
     The caller has asked `workspace.whole_matrices` for _ROOT_BYTES a number.
     """
-    matrix = moments()
+    matrix = moments()[::-1, ::-1]
     wide = np.empty(matrix.shape)
     for rows in _bands(len(matrix)):
         wide[rows] = (matrix[rows].astype(np.float64) + matrix[:, rows].T.astype(np.float64)) / 2
     del matrix
     mean = float(np.diag(wide).mean())
     wide[np.diag_indices_from(wide)] += damping * mean if mean > 0 else 1.0
-    return np.asarray(np.linalg.cholesky(wide[::-1, ::-1])[::-1, ::-1])
+    _factorise(wide)
+    return wide[::-1, ::-1]
+
+
+def _factorise(a: NDArray[np.float64]) -> None:
+    """Write the Cholesky factor of a matrix over its lower triangle, some columns at a time."""
+    for columns in _bands(len(a)):
+        own, before = a[columns.start :, columns], a[columns.start :, : columns.start]
+        own -= before @ a[columns, : columns.start].T
+        corner = np.linalg.cholesky(own[:_BAND_ROWS])
+        own[:_BAND_ROWS] = corner
+        own[_BAND_ROWS:] = np.linalg.solve(corner, own[_BAND_ROWS:].T).T
 
 
 @dataclass(frozen=True)

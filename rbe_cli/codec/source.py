@@ -17,7 +17,8 @@ from rbe_cli import dtypes, elements
 from rbe_cli.codec.tiles import LONG_ROW, Tile
 from rbe_cli.kernels.field import squared_error
 
-_BAND = 1 << 20
+#: Elements that are looked at at once.
+_BAND = 1 << 18
 
 
 def view_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -80,7 +81,7 @@ class Domain(Protocol):
         """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be somebody else's."""
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """All rows in order, about a million elements at a time, with the number of the first."""
+        """All rows in order, some at a time, with the number of the first."""
 
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of the weights that a tile's decoded values stand for, rounded to the tensor's type."""
@@ -150,9 +151,13 @@ class Matrix:
 
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of decoded weights of a tile, rounded to the tensor's type."""
-        back = elements.from_float32(values, self.dtype).astype(np.float64)
-        exact = np.ascontiguousarray(self.exact(tile.top, tile.bottom)[:, tile.left : tile.right])
-        return float(squared_error(back.ravel(), exact.ravel()))
+        total, height = 0.0, max(1, _BAND // max(values.shape[1], 1))
+        for top in range(tile.top, tile.bottom, height):
+            bottom = min(top + height, tile.bottom)
+            back = elements.from_float32(values[top - tile.top : bottom - tile.top], self.dtype).astype(np.float64)
+            exact = np.ascontiguousarray(self.exact(top, bottom)[:, tile.left : tile.right])
+            total += float(squared_error(back.ravel(), exact.ravel()))
+        return total
 
     def describe(self) -> Description:
         """No structure, no transform."""
@@ -166,7 +171,7 @@ class Matrix:
         return self
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """All rows in order, about a million elements at a time, with the number of the first."""
+        """All rows in order, some at a time, with the number of the first."""
         height = max(1, _BAND // max(self.columns, 1))
         for top in range(0, self.rows, height):
             yield top, self.band(top, min(top + height, self.rows))

@@ -25,20 +25,24 @@ from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.trellis import trellis
-from rbe_cli.codec.workspace import scratch
+from rbe_cli.codec.workspace import scratch, searching
 from rbe_cli.errors import Damage
 from rbe_cli.kernels import rans
 from rbe_cli.kernels import trellis as trellis_kernels
 from rbe_cli.kernels.tile import decode_tile
 
-#: Tiles searched side by side, at most: their lanes fill the vector registers.
-GROUP = 4
+#: Tiles searched side by side, at most: their lanes fill the vector registers. And their elements, at most: where
+#: tiles are larger, because errors are fed from column to column, that is what takes the time.
+GROUP, _GROUP_ELEMENTS = 4, 1 << 22
 #: And at least, with nothing in the lanes of those that are missing: where a register has more lanes than a tile, one
 #: tile alone takes two to three times as long.
 LEAST_GROUP = 2
 #: |w| / step beyond this has no exact float32 reconstruction; such a tensor is stored exactly.
 MAX_INDEX = 1 << 22
 _ABSENT = 255
+#: Bytes that a search takes for each of its elements (weights, classes, symbols, unions), and making a stream for each
+#: of a tile.
+_SEARCH_BYTES, _STREAM_BYTES = 10, 12
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Encoding:
             # Errors go from row to row, so from tile to tile.
             jobs = [executor.submit(_encode_one_by_one, matrix, self.parameters, geometry, tiles, feedback)]
         else:
-            count = -(-len(tiles) // GROUP)
+            count = -(-len(tiles) // max(LEAST_GROUP, min(GROUP, _GROUP_ELEMENTS // tiles[0].size)))
             # As even as can be: the fewer lanes, the more time a weight takes.
             groups = [tiles[i * len(tiles) // count : (i + 1) * len(tiles) // count] for i in range(count)]
             jobs = [
@@ -138,29 +142,31 @@ def _encode_group(
     started = time.thread_time_ns()
     lanes = rans.LANES
     shape = (max(-(-tile.size // lanes) for tile in group), lanes * max(len(group), LEAST_GROUP))
-    x = scratch("x", shape, np.float32)
-    classes = scratch("classes", shape, np.uint8)
-    classes.fill(_ABSENT)
-    fed: list[NDArray[np.float32]] = []
-    scans = []
-    for g, tile in enumerate(group):
-        scan = geometry.scan(tile, parameters)
-        part = slice(g * lanes, (g + 1) * lanes)
-        w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom)[:, tile.left : tile.right])
+    decisions = parameters.states // 8 + 1 if feedback is None else 0
+    with searching(shape[0] * shape[1] * (_SEARCH_BYTES + decisions) + group[0].size * _STREAM_BYTES):
+        classes = scratch("classes", shape, np.uint8)
+        classes.fill(_ABSENT)
         if feedback is None:
-            _deal(scan.divide(w), x[:, part])
+            x = scratch("x", shape, np.float32)
         else:
-            fed.append(w.T)
-            scans.append(scan)
-        _deal(scan.classes(), classes[:, part])
-    symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
-    if feedback is None:
-        _search(x, classes, parameters, symbols, unions)
-    else:
-        most = max(w.shape[1] for w in fed)
-        errors = scratch("errors", (len(group), parameters.grid.columns, most), np.float32)
-        feedback.search(scans, fed, 0, classes, parameters, symbols, unions, errors)
-    streams, error = _write_streams(matrix, parameters, geometry, group, classes, symbols, unions)
+            fed = scratch("fed", (len(group), parameters.grid.columns, parameters.grid.height), np.float32)
+        scans = []
+        for g, tile in enumerate(group):
+            scan = geometry.scan(tile, parameters)
+            part = slice(g * lanes, (g + 1) * lanes)
+            w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom)[:, tile.left : tile.right])
+            if feedback is None:
+                _deal(scan.divide(w), x[:, part])
+            else:
+                fed[g, :, : len(w)] = w.T
+                scans.append(scan)
+            _deal(scan.classes(), classes[:, part])
+        symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
+        if feedback is None:
+            _search(x, classes, parameters, symbols, unions)
+        else:
+            feedback.search(scans, fed, 0, classes, parameters, symbols, unions)
+        streams, error = _write_streams(matrix, parameters, geometry, group, classes, symbols, unions)
     return streams, error, time.thread_time_ns() - started
 
 
@@ -169,20 +175,22 @@ def _encode_one_by_one(
 ) -> tuple[list[bytes], float, int]:
     """As `_encode_group`, for all tiles of a matrix whose rows are the inputs that feed each other."""
     started = time.thread_time_ns()
-    errors = np.empty((1, matrix.rows, matrix.columns), np.float32)
-    streams, error = [], 0.0
-    for tile in tiles:
-        shape = (-(-tile.size // rans.LANES), rans.LANES)
-        classes = scratch("classes", shape, np.uint8)
-        classes.fill(_ABSENT)
-        scan = geometry.scan(tile, parameters)
-        _deal(scan.classes(), classes)
-        symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
-        w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom))
-        feedback.search([scan], [w], tile.top, classes, parameters, symbols, unions, errors)
-        more, part = _write_streams(matrix, parameters, geometry, [tile], classes, symbols, unions)
-        streams += more
-        error += part
+    size = tiles[0].size * (_SEARCH_BYTES + _STREAM_BYTES)
+    with searching(4 * matrix.rows * matrix.columns + size):
+        fed = np.empty((1, matrix.rows, matrix.columns), np.float32)
+        streams, error = [], 0.0
+        for tile in tiles:
+            shape = (-(-tile.size // rans.LANES), rans.LANES)
+            classes = scratch("classes", shape, np.uint8)
+            classes.fill(_ABSENT)
+            scan = geometry.scan(tile, parameters)
+            _deal(scan.classes(), classes)
+            symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
+            fed[0, tile.top : tile.bottom] = matrix.band(tile.top, tile.bottom)
+            feedback.search([scan], fed, tile.top, classes, parameters, symbols, unions)
+            more, part = _write_streams(matrix, parameters, geometry, [tile], classes, symbols, unions)
+            streams += more
+            error += part
     return streams, error, time.thread_time_ns() - started
 
 
@@ -198,7 +206,7 @@ def _search(
     trellis_kernels.search(
         x, classes, tables.CLASSES, tables.family(parameters.family).price, t.butterflies, t.back,
         scratch("decision", (x.shape[0], -(-t.states // 32), x.shape[1]), np.uint32),
-        scratch("symbol", (x.shape[0], 4, x.shape[1]), np.int32), symbols, unions,
+        scratch("higher", x.shape, np.uint8), symbols, unions,
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Memory of the threads that encode and decode: scratch, allowances, and what is put aside.
 
 Every job needs some megabytes for a moment. Asking the system for them anew each time costs more than the coding
-itself, since each page is faulted in and cleared again, so each thread keeps its buffers until it ends.
+itself, since each page is faulted in and cleared again, so each thread keeps its buffers until it ends. Those of the
+trellis search are the largest: they go from one job to the next, whichever thread has it, and no more than have room
+at once are under way.
 
 What is large, or would grow with the checkpoint, has an allowance that all threads share.
 """
@@ -30,6 +32,8 @@ _MMAP_THRESHOLD, _SCARCE, _PLENTY = -3, 4 << 20, 32 << 20
 #: Bytes that matrices held in memory as a whole may take together, those that stay so between passes, and what is put
 #: aside in memory: little, since a file that was just written is read at the speed of memory.
 _WHOLE, _KEPT, _ASIDE = 96 << 20, 48 << 20, 4 << 20
+#: And the buffers of all searches.
+_SEARCHED = 160 << 20
 
 
 class Inline(Executor):
@@ -43,12 +47,17 @@ class Inline(Executor):
 
 
 class Allowance:
-    """So many bytes that threads share. Whoever wants more than there are in all waits to be alone."""
+    """So many bytes that threads share. Whoever wants more than there are in all waits to be alone.
 
-    def __init__(self, size: int) -> None:
+    While some are `held` of one that is `scarce`, what is freed goes back to the system: the C library keeps up to
+    64 MB of it for each thread unless it is told not to, which is faster but not for those who have large matrices.
+    """
+
+    def __init__(self, size: int, scarce: bool = False) -> None:
         self._size = size
+        self._scarce = scarce
         self._taken = 0
-        self._scarce = False
+        self._returning = False
         self._changed = threading.Condition(threading.RLock())
         self._holding = threading.local()
 
@@ -75,20 +84,16 @@ class Allowance:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Have some bytes for a while. A thread that has some already gets no more: it would wait for itself.
-
-        Meanwhile what is freed goes back to the system: the C library keeps up to 64 MB of it for each thread unless
-        it is told not to, which is faster but not for those who have large matrices.
-        """
+        """Have some bytes for a while. A thread that has some already gets no more: it would wait for itself."""
         if getattr(self._holding, "some", False):
             yield
             return
         size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self.take(size))
-            if size >= _SCARCE:
+            if self._scarce and size >= _SCARCE:
                 _keep_freed(False)
-                self._scarce = True
+                self._returning = True
         self._holding.some = True
         try:
             yield
@@ -96,24 +101,32 @@ class Allowance:
             self._holding.some = False
             with self._changed:
                 self.give(size)
-                if self._scarce:
-                    self._scarce = self._taken > 0
-                    _keep_freed(not self._scarce)
+                if self._returning:
+                    self._returning = self._taken > 0
+                    _keep_freed(not self._returning)
 
 
 def _keep_freed(allowed: bool) -> None:
     """Whether the C library may keep large pieces of memory that were freed."""
-    if _malloc_trim is not None and _mallopt is not None:
+    if _mallopt is not None:
         _mallopt(_MMAP_THRESHOLD, _PLENTY if allowed else _SCARCE)
+    return_freed()
+
+
+def return_freed() -> None:
+    """Give what was freed back to the system: each thread's part of it is of no use to the others."""
+    if _malloc_trim is not None:
         _malloc_trim(0)
 
 
 #: For the few matrices that an encoder needs whole, in float32: without it every thread would hold one.
-whole_matrices = Allowance(_WHOLE)
+whole_matrices = Allowance(_WHOLE, scarce=True)
 #: For what an encoder has worked out of matrices and would work out again in every pass.
 kept_matrices = Allowance(_KEPT)
 #: For `Findings`.
 arrays_aside = Allowance(_ASIDE)
+#: For `searching`.
+searches = Allowance(_SEARCHED)
 
 
 class Findings:
@@ -192,6 +205,45 @@ class _SpillFile:
             yield
         except OSError as error:
             raise RBEError(f"temporary file: {error.strerror}; set TMPDIR to a folder with room") from None
+
+
+class _Buffers:
+    """The buffers of searches: those under way have one set each, and leave it to the next."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._free: list[dict[str, NDArray[np.uint8]]] = []
+
+    def borrow(self) -> dict[str, NDArray[np.uint8]]:
+        """A set of buffers that is free, or a new one."""
+        with self._lock:
+            self._under_way += 1
+            return self._free.pop() if self._free else {}
+
+    def give_back(self, buffers: dict[str, NDArray[np.uint8]]) -> None:
+        """For others, if there are any."""
+        with self._lock:
+            self._under_way -= 1
+            self._free.append(buffers)
+            if not self._under_way:
+                self._free.clear()
+
+
+_buffers = _Buffers()
+
+
+@contextmanager
+def searching(size: int) -> Iterator[None]:
+    """A while in which this thread's `scratch`, of `size` bytes in all, is from the allowance of searches."""
+    own = _local.__dict__.get("buffers", {})
+    with searches.held(size):
+        _local.buffers = _buffers.borrow()
+        try:
+            yield
+        finally:
+            _buffers.give_back(_local.buffers)
+            _local.buffers = own
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from rbe_cli.kernels import JIT
-from rbe_cli.kernels.trellis import RATE_REACH, add_compare_select, branch_costs
+from rbe_cli.kernels.trellis import RATE_REACH, add_compare_select, branch_costs, symbol_of
 
 _NO_PATH = np.float32(1e30)
 
@@ -40,7 +40,7 @@ def add_fed_back(errors, factor, j, out):
 
 
 @njit(**JIT)
-def _prepare(w, errors, first, factor, outer_scale, inner_scale, start, stop, sums, lane, lanes, x):
+def _prepare(values, first, factor, outer_scale, inner_scale, start, stop, sums, lane, lanes, x):
     """What is to be quantised, in steps, of elements start to stop - 1 of a tile in coding order."""
     width = inner_scale.shape[0]
     at = start
@@ -48,20 +48,18 @@ def _prepare(w, errors, first, factor, outer_scale, inner_scale, start, stop, su
         j, left = at // width, at % width
         right = min(width, left + stop - at)
         part = sums[: right - left]
-        part[:] = w[j, left:right]
-        add_fed_back(errors[:, left:right], factor, first + j, part)
+        part[:] = values[first + j, left:right]
+        add_fed_back(values[:, left:right], factor, first + j, part)
         for i in range(right - left):
             step = outer_scale[j] * inner_scale[left + i]
             t = at + i
-            x[t // lanes, lane + t % lanes] = part[i] / step if step > 0 else np.float32(0.0)
+            x[t // lanes % x.shape[0], lane + t % lanes] = part[i] / step if step > 0 else np.float32(0.0)
         at += right - left
 
 
 @njit(**JIT)
-def _settle(
-    w, errors, first, outer_scale, inner_scale, start, stop, lane, lanes, classes, coded, price, symbols, unions
-):
-    """Write the errors of elements start to stop - 1 of a tile, whose symbols are known now."""
+def _settle(values, first, outer_scale, inner_scale, start, stop, lane, lanes, classes, coded, price, symbols, unions):
+    """Write the errors of elements start to stop - 1 of a tile, whose symbols are known, over the weights."""
     width = inner_scale.shape[0]
     for t in range(start, stop):
         j, i = t // width, t % width
@@ -72,13 +70,13 @@ def _settle(
         if c <= coded:
             index = min(max(k, -RATE_REACH), RATE_REACH) + RATE_REACH
             point += price[((c * (2 * RATE_REACH + 1) + index) * 2 + union) * 2]
-        errors[first + j, i] = w[j, i] - point * (outer_scale[j] * inner_scale[i])
+        values[first + j, i] -= point * (outer_scale[j] * inner_scale[i])
 
 
 @njit(**JIT)
 def _search_window(
     x, classes, coded, price, butterflies, back, start, stop, keep, state, metric, advanced, cost,
-    decision, symbol, symbols, unions,
+    decision, higher, symbols, unions,
 ):  # fmt: skip
     """Search time steps start to stop - 1 of all lanes from their states, and settle those before `keep`."""
     states, lanes = metric.shape
@@ -86,7 +84,7 @@ def _search_window(
     for lane in range(lanes):
         metric[state[lane], lane] = np.float32(0.0)
     for t in range(start, stop):
-        branch_costs(x[t], classes[t], coded, price, cost, symbol[t - start])
+        branch_costs(x[t % x.shape[0]], classes[t], coded, price, cost, higher[t - start])
         add_compare_select(metric, cost, butterflies, decision[t - start], advanced)
         metric, advanced = advanced, metric
         if (t - start) % 64 == 63:
@@ -106,24 +104,25 @@ def _search_window(
             odd = int(decision[t - start, bit >> 5, lane] >> np.uint32(bit & 31)) & 1
             subset = int(back[s, 3])
             if t < keep:
-                symbols[t, lane] = symbol[t - start, subset + 2 * odd, lane]
+                r = subset + 2 * odd
+                v, c = x[t % x.shape[0], lane], np.uint64(classes[t, lane])
+                symbols[t, lane] = symbol_of(v, c, r, higher[t - start, lane] >> r & 1)
                 unions[t, lane] = subset
             s = int(back[s, 1 + odd])
 
 
 @njit(**JIT)
 def search(
-    w, errors, first, factor, outer_scale, inner_scale, widths, classes, coded, price, butterflies, back, window, ahead,
-    lanes, x, decision, symbol, symbols, unions,
+    values, first, factor, outer_scale, inner_scale, widths, classes, coded, price, butterflies, back, ahead, lanes,
+    x, decision, higher, symbols, unions,
 ):  # fmt: skip
     """Symbols of a few tiles side by side, each column's with the errors of those before it taken in.
 
     Parameters
     ----------
-    w : float32[G, m, N]
-        The tiles: outer (slow) index of the scan first; tile g has `widths[g]` inner elements.
-    errors : float32[G, M, N]
-        Errors w - w' of the outer indices, the tiles' own from `first` on (written), those before it known.
+    values : float32[G, M, N]
+        Outer (slow) index of the scan first; tile g has `widths[g]` inner elements. Before the outer index `first`, the
+        errors w - w'; then m of the tiles' weights, in place of which their errors are written.
     factor : float32[M, M]
         As in `add_fed_back`.
     outer_scale : float32[G, m]; inner_scale : float32[G, N]
@@ -131,42 +130,43 @@ def search(
     widths : int64[G]
     classes : uint8[T, G * lanes]; coded, price, butterflies, back
         As in `rbe_cli.kernels.trellis.search`.
-    window, ahead : int
-        Time steps searched at once, and how many of them only to look ahead; `window` x `lanes` is at most the
-        smallest width, so that all errors a window needs are settled.
+    ahead : int
+        Of the time steps that are searched at once, how many only to look ahead.
     lanes : int
         Of a tile.
-    x : float32[T, G * lanes]; decision : uint32[window, ceil(S / 32), G * lanes]; symbol : int32[window, 4, G * lanes]
-        Scratch.
+    x : float32[window, G * lanes]; decision : uint32[window, ceil(S / 32), G * lanes];
+    higher : uint8[window, G * lanes]
+        Scratch for the steps that are searched at once. `window` x `lanes` is at most the smallest width, so that all
+        errors a window needs are settled.
     symbols : int32[T, G * lanes]; unions : uint8[T, G * lanes]
         Written, as by `rbe_cli.kernels.trellis.search`.
     """
-    steps, all_lanes = x.shape
-    states = back.shape[0]
+    steps, all_lanes = classes.shape
+    states, window, outer = back.shape[0], x.shape[0], outer_scale.shape[1]
     metric = np.empty((states, all_lanes), np.float32)
     advanced = np.empty((states, all_lanes), np.float32)
     cost = np.empty((4, all_lanes), np.float32)
     state = np.zeros(all_lanes, np.int64)
-    sums = np.empty(w.shape[2], np.float32)
+    sums = np.empty(values.shape[2], np.float32)
     start, filled = 0, 0
     while start < steps:
         stop = min(start + window, steps)
         keep = steps if stop == steps else stop - ahead
-        for g in range(w.shape[0]):
-            n = w.shape[1] * widths[g]
+        for g in range(values.shape[0]):
+            n = outer * widths[g]
             _prepare(
-                w[g], errors[g], first, factor, outer_scale[g], inner_scale[g, : widths[g]],
+                values[g], first, factor, outer_scale[g], inner_scale[g, : widths[g]],
                 min(filled * lanes, n), min(stop * lanes, n), sums, g * lanes, lanes, x,
             )  # fmt: skip
         filled = stop
         _search_window(
             x, classes, coded, price, butterflies, back, start, stop, keep, state, metric, advanced, cost,
-            decision, symbol, symbols, unions,
+            decision, higher, symbols, unions,
         )  # fmt: skip
-        for g in range(w.shape[0]):
-            n = w.shape[1] * widths[g]
+        for g in range(values.shape[0]):
+            n = outer * widths[g]
             _settle(
-                w[g], errors[g], first, outer_scale[g], inner_scale[g, : widths[g]],
+                values[g], first, outer_scale[g], inner_scale[g, : widths[g]],
                 min(start * lanes, n), min(keep * lanes, n), g * lanes, lanes, classes, coded, price, symbols, unions,
             )  # fmt: skip
         start = keep

@@ -32,7 +32,17 @@ def _slow_cost(v, k, union, m, base, price):
 
 
 @njit(**JIT)
-def branch_costs(x, classes, coded, price, cost, symbol):
+def symbol_of(v, c, r, higher):
+    """The symbol k of subset r that `branch_costs` chose for a weight in steps, of class c: by one bit."""
+    if c == np.uint64(255) or c == np.uint64(0):
+        return np.int64(r >> 1)
+    quarter = np.floor(v * np.float32(0.25))
+    below = v - np.float32(4.0) * quarter < np.float32(r)
+    return 2 * np.int64(quarter) + (r >> 1) - (2 if below else 0) + (2 if higher else 0)
+
+
+@njit(**JIT)
+def branch_costs(x, classes, coded, price, cost, higher):
     """Cheapest symbol of each subset n mod 4, for one time step of all lanes.
 
     The two points of a subset on either side of x are looked at; rate never moves the choice further.
@@ -48,8 +58,10 @@ def branch_costs(x, classes, coded, price, cost, symbol):
     price : float32[C * (2 * RATE_REACH + 1) * 2 * 2]
         Per class, symbol and union: displacement of the reconstruction point in steps, and the symbol's bits times
         the price of a bit in squared steps.
-    cost : float32[4, L] and symbol : int32[4, L]
-        Written: least cost of each subset and the symbol k that has it.
+    cost : float32[4, L]
+        Written: least cost of each subset.
+    higher : uint8[L]
+        Written: bit r is set if the upper one of the two points of subset r has it (`symbol_of`).
     """
     highest = np.uint64(coded)
     for lane in range(x.shape[0]):
@@ -57,18 +69,17 @@ def branch_costs(x, classes, coded, price, cost, symbol):
         if c == np.uint64(255):
             for r in range(4):
                 cost[r, lane] = np.float32(0.0)
-                symbol[r, lane] = r >> 1
             continue
         if c == np.uint64(0):
             # A weight that is exactly zero: its step is 0, so any point will do, and k = 0 is the only symbol.
             for r in range(4):
                 cost[r, lane] = np.float32(0.0) if r < 2 else _NO_PATH
-                symbol[r, lane] = r >> 1
             continue
         v = x[lane]
         quarter = np.floor(v * np.float32(0.25))
         rest = v - np.float32(4.0) * quarter
         q = 2 * np.int64(quarter)
+        chosen = 0
         if c <= highest and q - 2 > -RATE_REACH and q + 3 < RATE_REACH:
             base = c * np.uint64(_CLASS_PRICES) + (np.uint64(q + RATE_REACH) << np.uint64(2))
             for r in range(4):
@@ -80,9 +91,8 @@ def branch_costs(x, classes, coded, price, cost, symbol):
                 error_high = error - np.float32(4.0) - price[at + np.uint64(8)]
                 cost_low = error_low * error_low + price[at + np.uint64(1)]
                 cost_high = error_high * error_high + price[at + np.uint64(9)]
-                higher = cost_high < cost_low
-                cost[r, lane] = cost_high if higher else cost_low
-                symbol[r, lane] = q + (r >> 1) - (2 if below else 0) + (2 if higher else 0)
+                cost[r, lane] = min(cost_high, cost_low)
+                chosen |= (1 << r) if cost_high < cost_low else 0
         else:
             m = np.int64(0)
             if c > highest:
@@ -92,9 +102,9 @@ def branch_costs(x, classes, coded, price, cost, symbol):
                 low = q + (r >> 1) - (2 if rest < np.float32(r) else 0)
                 cost_low = _slow_cost(v, low, r & 1, m, base_slow, price)
                 cost_high = _slow_cost(v, low + 2, r & 1, m, base_slow, price)
-                higher = cost_high < cost_low
-                cost[r, lane] = cost_high if higher else cost_low
-                symbol[r, lane] = low + 2 if higher else low
+                cost[r, lane] = min(cost_high, cost_low)
+                chosen |= (1 << r) if cost_high < cost_low else 0
+        higher[lane] = chosen
 
 
 @njit(inline="always", **JIT)
@@ -148,7 +158,7 @@ def add_compare_select(metric, cost, butterflies, decision, advanced):
 
 
 @njit(**JIT)
-def search(x, classes, coded, price, butterflies, back, decision, symbol, symbols, unions):
+def search(x, classes, coded, price, butterflies, back, decision, higher, symbols, unions):
     """Symbols of least distortion + price, each lane on its own path from state 0.
 
     Parameters
@@ -159,7 +169,7 @@ def search(x, classes, coded, price, butterflies, back, decision, symbol, symbol
         As in `add_compare_select`.
     back : int32[S, 4]
         Per state: its bit in `decision`, the state before by parity 0 and by parity 1, the subset of parity 0.
-    decision : uint32[T, ceil(S / 32), L]; symbol : int32[T, 4, L]
+    decision : uint32[T, ceil(S / 32), L]; higher : uint8[T, L]
         Scratch.
     symbols : int32[T, L]; unions : uint8[T, L]
         Written: the symbols k and the unions of the states they are sent in.
@@ -171,7 +181,7 @@ def search(x, classes, coded, price, butterflies, back, decision, symbol, symbol
     advanced = np.empty((states, lanes), np.float32)
     cost = np.empty((4, lanes), np.float32)
     for t in range(steps):
-        branch_costs(x[t], classes[t], coded, price, cost, symbol[t])
+        branch_costs(x[t], classes[t], coded, price, cost, higher[t])
         add_compare_select(metric, cost, butterflies, decision[t], advanced)
         metric, advanced = advanced, metric
         if t % 64 == 63:
@@ -191,6 +201,7 @@ def search(x, classes, coded, price, butterflies, back, decision, symbol, symbol
             bit = np.uint64(back[s, 0])
             odd = np.int64(decision[t, bit >> np.uint64(5), lane] >> np.uint32(bit & np.uint64(31))) & 1
             subset = np.int64(back[s, 3])
-            symbols[t, lane] = symbol[t, subset + 2 * odd, lane]
+            r = subset + 2 * odd
+            symbols[t, lane] = symbol_of(x[t, lane], np.uint64(classes[t, lane]), r, higher[t, lane] >> r & 1)
             unions[t, lane] = subset
             state[lane] = back[s, 1 + odd]

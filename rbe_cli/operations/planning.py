@@ -21,6 +21,7 @@ from rbe_cli.codec.rate_control import Forecast, OwnGoal
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.wish import Wish, reference_error
+from rbe_cli.codec.workspace import return_freed
 from rbe_cli.container.names import layer_of
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
@@ -98,6 +99,7 @@ class Planner:
         # The largest first, so that none is left to one thread while the others have nothing to do.
         jobs = self.jobs(sorted(self.plans, key=lambda plan: -plan.info.elements))
         list(self._pool.map(self._analyse_all, jobs))
+        return_freed()
 
     def jobs(self, plans: list[Plan]) -> list[list[Plan]]:
         """What a thread analyses in one go."""

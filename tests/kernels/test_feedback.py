@@ -44,12 +44,11 @@ def test_search_is_its_twin(inputs: int, widths: tuple[int, ...], states: int) -
     window = min(widths) // LANES
     symbols, unions = np.empty(classes.shape, np.int32), np.empty(classes.shape, np.uint8)
     t, family = trellis(states), tables.family(0)
-    errors = np.zeros_like(w)
     feedback.search(
-        w, errors, 0, factor, outer, inner, np.array(widths), classes, tables.CLASSES, family.price, t.butterflies,
-        t.back, window, window // 3, LANES, np.empty(classes.shape, np.float32),
+        w.copy(), 0, factor, outer, inner, np.array(widths), classes, tables.CLASSES, family.price, t.butterflies,
+        t.back, window // 3, LANES, np.empty((window, classes.shape[1]), np.float32),
         np.empty((window, -(-states // 32), classes.shape[1]), np.uint32),
-        np.empty((window, 4, classes.shape[1]), np.int32), symbols, unions,
+        np.empty((window, classes.shape[1]), np.uint8), symbols, unions,
     )  # fmt: skip
     for g, width in enumerate(widths):
         part = slice(g * LANES, (g + 1) * LANES)

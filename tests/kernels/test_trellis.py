@@ -22,7 +22,7 @@ def search(x: np.ndarray, classes: np.ndarray, states: int, price: np.ndarray = 
     kernel.search(
         np.ascontiguousarray(x, np.float32), np.ascontiguousarray(classes, np.uint8), CODED, price.ravel(),
         t.butterflies, t.back, np.zeros((steps, -(-states // 32), lanes), np.uint32),
-        np.zeros((steps, 4, lanes), np.int32), symbols, unions,
+        np.zeros((steps, lanes), np.uint8), symbols, unions,
     )  # fmt: skip
     return symbols, unions
 
