@@ -29,11 +29,16 @@ _local = threading.local()
 #: Of glibc; others have none. M_MMAP_THRESHOLD, while memory is scarce and otherwise (its own upper limit).
 _malloc_trim, _mallopt = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
 _MMAP_THRESHOLD, _SCARCE, _PLENTY = -3, 4 << 20, 32 << 20
+#: M_ARENA_MAX: the C library has a heap for each thread, and in each some megabytes that were freed, unless told to
+#: make do with fewer. Arrays are few and large; no thread waits for another's heap.
+_ARENA_MAX, _ARENAS = -8, 4
+if _mallopt is not None:
+    _mallopt(_ARENA_MAX, _ARENAS)
 #: Bytes that matrices held in memory as a whole may take together, those that stay so between passes, and what is put
 #: aside in memory: little, since a file that was just written is read at the speed of memory.
 _WHOLE, _KEPT, _ASIDE = 96 << 20, 48 << 20, 4 << 20
 #: And the buffers of all searches.
-_SEARCHED = 160 << 20
+_SEARCHED = 144 << 20
 
 
 class Inline(Executor):
