@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbe_cli import dtypes
-from rbe_cli.checkpoint.reader import INDEX_SUFFIX, SUFFIX, Checkpoint, open_checkpoint
-from rbe_cli.errors import RBEError
+from rbe_cli.checkpoint.reader import INDEX_SUFFIX, MAX_INDEX, SUFFIX, Checkpoint, open_checkpoint
+from rbe_cli.container.plain_file import read_json
+from rbe_cli.errors import CorruptFile, RBEError
 
 #: The small files that are fetched beside the weights.
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
@@ -135,8 +135,8 @@ def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
     index, whole = cached(_INDEX), cached(_WHOLE)
     if index:
         try:
-            names = sorted(set(json.loads(Path(index).read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            names = sorted(set(read_json(Path(index), MAX_INDEX)["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError, CorruptFile):
             return []
         return names if all(isinstance(name, str) and cached(name) for name in names) else []
     if whole:

@@ -17,7 +17,7 @@ from rbe_cli import dtypes
 from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain
-from rbe_cli.container.plain_file import PlainFile
+from rbe_cli.container.plain_file import PlainFile, read_json
 from rbe_cli.errors import CorruptFile, RBEError
 
 SUFFIX = ".safetensors"
@@ -26,7 +26,8 @@ INDEX_SUFFIX = ".safetensors.index.json"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot", ".pkl", ".npz")
 _COMPRESSED = "is compressed already; give the original, or what `rbe decode` makes of it"
 _MAX_CARRIED = 256 << 20
-_MAX_INDEX = 256 << 20
+#: Bytes of a shard index.
+MAX_INDEX = 256 << 20
 #: Bytes that are read at once where a whole file or tensor passes by.
 _PIECE = 1 << 22
 
@@ -175,9 +176,9 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
 
 def _from_index(path: Path) -> Checkpoint:
     try:
-        weight_map = json.loads(PlainFile(path).read(0, _MAX_INDEX))["weight_map"]
+        weight_map = read_json(path, MAX_INDEX)["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CorruptFile(f"{path}: not a shard index (a JSON object with a weight_map)") from None
     if not names:
         raise CorruptFile(f"{path}: not a shard index (it names no shard)")

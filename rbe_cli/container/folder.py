@@ -6,7 +6,6 @@ w = folder.tensor("h.0.attn.c_attn.weight")
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError, located
 
 
@@ -199,6 +199,5 @@ class Folder:
 def check_bytes(folder: Path, layer: LayerEntry) -> None:
     """Compare every byte of a layer file with the SHA-256 in the manifest. Raises CorruptFile."""
     path = folder / layer.file
-    with path.open("rb") as handle:
-        if hashlib.file_digest(handle, "sha256").hexdigest() != layer.sha256:
-            raise CorruptFile(f"{path}: is not the file the manifest speaks of (SHA-256); damaged or replaced")
+    if PlainFile(path).sha256() != layer.sha256:
+        raise CorruptFile(f"{path}: is not the file the manifest speaks of (SHA-256); damaged or replaced")

@@ -13,7 +13,8 @@ from typing import Any
 from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
-from rbe_cli.container.names import is_plain, is_tensor_name, is_text
+from rbe_cli.container.fields import count, number, text
+from rbe_cli.container.names import is_plain, is_tensor_name
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 
@@ -78,9 +79,10 @@ class TensorEntry:
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> TensorEntry:
-        """The way back from `dataclasses.asdict`, through JSON."""
-        choice = value["choice"] and ChoiceEntry(**value["choice"])
-        return cls(**{**value, "shape": tuple(value["shape"]), "choice": choice})
+        """The way back from `dataclasses.asdict`, through JSON. Raises ValueError, KeyError, TypeError."""
+        choice = value["choice"]
+        names = [item.name for item in dataclasses.fields(ChoiceEntry)]
+        return _tensor_from_json(value, None if choice is None else [choice[name] for name in names])
 
     @property
     def elements(self) -> int:
@@ -207,19 +209,19 @@ class Manifest:
         if value["format"] != FORMAT:
             raise CorruptFile(f"{NAME}: format {value['format']!r} is not one this rbe reads ({FORMAT})")
         return cls(
-            tool=_text(value["tool"]),
-            source=_text(value["source"]),
-            revision=None if value["revision"] is None else _text(value["revision"]),
+            tool=text(value["tool"]),
+            source=text(value["source"]),
+            revision=None if value["revision"] is None else text(value["revision"]),
             settings=dict(value["settings"]),
             sources=tuple(
                 SourceFile(*_file_json(source), metadata=_metadata(source["metadata"])) for source in value["sources"]
             ),
             layers=tuple(
                 LayerEntry(
-                    _text(layer["file"]),
-                    _count(layer["bytes"]),
-                    _text(layer["sha256"]),
-                    tuple(_tensor_from_json(tensor) for tensor in layer["tensors"]),
+                    text(layer["file"]),
+                    count(layer["bytes"]),
+                    text(layer["sha256"]),
+                    tuple(_tensor_from_json(tensor, tensor.get("choice")) for tensor in layer["tensors"]),
                 )
                 for layer in value["layers"]
             ),
@@ -272,48 +274,30 @@ def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
     }
 
 
-def _tensor_from_json(value: Any) -> TensorEntry:
+def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
     if not isinstance(value["shape"], list):
         raise TypeError
-    shape = tuple(_count(n) for n in value["shape"])
+    shape = tuple(count(n) for n in value["shape"])
     if value["dtype"] not in dtypes.BITS or len(shape) > 32:
         raise ValueError
-    rmse, nrmse = _number(value["rmse"]), _number(value["nrmse"])
+    rmse, nrmse = number(value["rmse"]), number(value["nrmse"])
     if not (math.isfinite(rmse) and rmse >= 0 and nrmse >= 0):
         raise ValueError
     choice = None
-    if "choice" in value:
-        name, gain, runner_up, runner_up_gain = value["choice"]
-        choice = ChoiceEntry(_text(name), _number(gain), _text(runner_up), _number(runner_up_gain))
+    if chosen is not None:
+        name, gain, runner_up, runner_up_gain = chosen
+        choice = ChoiceEntry(text(name), number(gain), text(runner_up), number(runner_up_gain))
     return TensorEntry(
-        _text(value["name"]), value["dtype"], shape, _text(value["method"]), _count(value["bytes"]), rmse, nrmse,
-        _count(value["source"]), choice,
+        text(value["name"]), value["dtype"], shape, text(value["method"]), count(value["bytes"]), rmse, nrmse,
+        count(value["source"]), choice,
     )  # fmt: skip
 
 
 def _file_json(value: Any) -> tuple[str, int, str]:
-    return _text(value["path"]), _count(value["bytes"]), _text(value["sha256"])
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not is_text(value):
-        raise TypeError
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise TypeError
-    return value
+    return text(value["path"]), count(value["bytes"]), text(value["sha256"])
 
 
 def _metadata(value: Any) -> dict[str, str] | None:
     if value is None:
         return None
-    return {_text(key): _text(item) for key, item in value.items()}
+    return {text(key): text(item) for key, item in value.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import weakref
 from pathlib import Path
+from typing import Any
 
 from rbe_cli.errors import CorruptFile
 
@@ -42,3 +45,20 @@ class PlainFile:
         view.release()
         del data[done:]
         return data
+
+    def sha256(self) -> str:
+        """Fingerprint of all that is there."""
+        with open(self._number, "rb", buffering=0, closefd=False) as file:
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """What a JSON file of at most `limit` bytes says. Raises ValueError if it is none, CorruptFile and OSError."""
+    data = PlainFile(path).read(0, limit + 1)
+    if len(data) > limit:
+        raise ValueError
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError from None

@@ -54,16 +54,16 @@ class GPT2Config:
         if kind != "gpt2":
             raise RBEError(f"{where}: is of type {kind!r}; rbe's own layers run 'gpt2', others --engine transformers")
         activation = config.get("activation_function", cls.activation)
-        if activation not in ACTIVATIONS:
+        if str(activation) not in ACTIVATIONS:
             raise RBEError(f"{where}: activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        hidden = _count(config, "n_embd", cls.hidden, where)
+        hidden = config_count(config, "n_embd", cls.hidden, where)
         made = cls(
-            vocabulary=_count(config, "vocab_size", cls.vocabulary, where),
-            positions=_count(config, "n_positions", cls.positions, where),
+            vocabulary=config_count(config, "vocab_size", cls.vocabulary, where),
+            positions=config_count(config, "n_positions", cls.positions, where),
             hidden=hidden,
-            layers=_count(config, "n_layer", cls.layers, where),
-            heads=_count(config, "n_head", cls.heads, where),
-            inner=_count(config, "n_inner", 4 * hidden, where),
+            layers=config_count(config, "n_layer", cls.layers, where),
+            heads=config_count(config, "n_head", cls.heads, where),
+            inner=config_count(config, "n_inner", 4 * hidden, where),
             epsilon=_positive(config, "layer_norm_epsilon", cls.epsilon, where),
             activation=activation,
             scaled=config.get("scale_attn_weights", True) is True,
@@ -80,7 +80,8 @@ class GPT2Config:
         return self.hidden // self.heads
 
 
-def _count(config: dict[str, Any], key: str, default: int, where: str) -> int:
+def config_count(config: dict[str, Any], key: str, default: int, where: str) -> int:
+    """A number of things, of a config.json; the default if it says none. Raises CorruptFile."""
     value = config.get(key)
     if value is None:
         return default

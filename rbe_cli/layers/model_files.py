@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.manifest import NAME
+from rbe_cli.container.plain_file import read_json
 from rbe_cli.errors import CorruptFile, RBEError
 
 _MAX_JSON = 64 << 20
@@ -52,11 +52,9 @@ class ModelFiles:
         path = self.file(relative)
         if path is None:
             raise RBEError(f"{self.name}: no {relative} beside the weights; compress the model's whole folder")
-        if path.stat().st_size > _MAX_JSON:
-            raise CorruptFile(f"{path}: too large to be a {relative}")
         try:
-            value = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
+            value = read_json(path, _MAX_JSON)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             raise CorruptFile(f"{path}: not a JSON object")

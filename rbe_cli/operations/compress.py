@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from rbe_cli.container.manifest import (
     TensorEntry,
 )
 from rbe_cli.container.names import file_names
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import Interrupted, RBEError
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
@@ -329,9 +329,7 @@ class _Job:
         # The part of the file that belongs to no tensor is counted with the first.
         common = size - sum(entry.bytes for entry in entries)
         entries[0] = replace(entries[0], bytes=entries[0].bytes + common)
-        with path.open("rb") as handle:
-            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-        return LayerEntry(file, size, sha256, tuple(entries))
+        return LayerEntry(file, size, PlainFile(path).sha256(), tuple(entries))
 
     def _carry(self) -> Iterator[FileEntry]:
         shutil.rmtree(self.folder / CARRIED, ignore_errors=True)
@@ -339,8 +337,7 @@ class _Job:
             target = self.folder / CARRIED / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            with target.open("rb") as handle:
-                yield FileEntry(relative, target.stat().st_size, hashlib.file_digest(handle, "sha256").hexdigest())
+            yield FileEntry(relative, target.stat().st_size, PlainFile(target).sha256())
 
 
 def _tensor_entry(plan: Plan, tensor: EncodedTensor, error: metrics.Error) -> TensorEntry:

@@ -1,13 +1,11 @@
 """The journal of a compression: what a later run needs to go on after a kill, and to come to the same bytes.
 
-One JSON object a line: first what the work depends on, then every layer file as it is finished and every pass as it is
-measured, each with the multiplier it was made with. A line that a kill cut short is the last, and is ignored; a layer
-counts only if its file has the SHA-256 the journal says.
+A file of records: first what the work depends on, then every layer file as it is finished and every pass as it is
+measured, each with the multiplier it was made with. A layer counts only if its file has the SHA-256 the journal says.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,12 +14,11 @@ from typing import Any
 
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import remove
+from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.manifest import LayerEntry, TensorEntry
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
-
-#: What reading something that is no journal may raise.
-_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, CorruptFile)
+from rbe_cli.operations import records
 
 
 class Journal:
@@ -47,13 +44,14 @@ class Journal:
         self._folder = folder
         self._layers: dict[str, tuple[float, LayerEntry]] = {}
         self._passes: dict[float, tuple[int, int]] = {}
+        self._work: dict[str, Any] = {}
         work = json.loads(canonical.dump(work))
         self.fresh = self._read(work)
         if self.fresh:
             self._layers, self._passes = {}, {}
             if self._path.is_symlink() or self._path.exists():
                 remove(self._path)
-            self._path.write_bytes(canonical.dump({"work": work}) + b"\n")
+            records.add(self._path, {"work": work})
         for file in folder.iterdir():
             if file.name not in self._layers or file.is_symlink() or not file.is_file():
                 remove(file)
@@ -64,33 +62,28 @@ class Journal:
             return self._resumed(work)
         except FileNotFoundError:
             return "there is nothing to go on from"
-        except _NOT_OURS:
+        except CorruptFile:
             return "the journal of what is there is damaged"
 
     def _resumed(self, work: Mapping[str, Any]) -> str:
         if self._path.is_symlink():
             raise CorruptFile(f"{self._path}: is a link")
-        file = PlainFile(self._path)
-        lines = bytes(file.read(0, file.stamp()[0])).split(b"\n")
-        known = json.loads(lines[0])["work"]
-        other = [what for what in work if known[what] != work[what]]
-        if other:
-            return f"what is there was made with another {' and another '.join(other)}"
-        # What follows the last line's end is what a kill left of a line.
-        for line in lines[1:-1]:
-            self._take(json.loads(line))
-        if lines[-1]:
-            self._path.write_bytes(b"\n".join([*lines[:-1], b""]))
-        return ""
+        records.read(self._path, self._take)
+        if not self._work:
+            raise CorruptFile(f"{self._path}: does not say what it is of")
+        other = [what for what in work if self._work.get(what) != work[what]]
+        return f"what is there was made with another {' and another '.join(other)}" if other else ""
 
     def _take(self, value: dict[str, Any]) -> None:
-        if "layer" in value:
+        if "work" in value:
+            self._work = dict(value["work"])
+        elif "layer" in value:
             layer = value["layer"]
             tensors = tuple(map(TensorEntry.of, layer["tensors"]))
-            entry = LayerEntry(str(layer["file"]), int(layer["bytes"]), str(layer["sha256"]), tensors)
-            self._layers[entry.file] = float(value["multiplier"]), entry
+            entry = LayerEntry(text(layer["file"]), count(layer["bytes"]), text(layer["sha256"]), tensors)
+            self._layers[entry.file] = number(value["multiplier"]), entry
         else:
-            self._passes[float(value["multiplier"])] = int(value["bytes"]), int(value["lossy"])
+            self._passes[number(value["multiplier"])] = count(value["bytes"]), count(value["lossy"])
 
     def layer(self, file: str, multiplier: float) -> LayerEntry | None:
         """A layer that is finished with this multiplier, its file checked; None if there is none."""
@@ -98,13 +91,12 @@ class Journal:
         path = self._folder / file
         if entry is None or made_with != multiplier or not path.is_file():
             return None
-        with path.open("rb") as handle:
-            return entry if hashlib.file_digest(handle, "sha256").hexdigest() == entry.sha256 else None
+        return entry if PlainFile(path).sha256() == entry.sha256 else None
 
     def add_layer(self, multiplier: float, entry: LayerEntry) -> None:
         """A layer's file is finished."""
         self._layers[entry.file] = multiplier, entry
-        self._add({"layer": asdict(entry), "multiplier": multiplier})
+        records.add(self._path, {"layer": asdict(entry), "multiplier": multiplier})
 
     def measured(self, multiplier: float) -> tuple[int, int] | None:
         """Bytes of everything, and of what depends on the step, that a pass with this multiplier came to."""
@@ -113,8 +105,4 @@ class Journal:
     def add_pass(self, multiplier: float, size: int, lossy: int) -> None:
         """A pass is measured."""
         self._passes[multiplier] = size, lossy
-        self._add({"multiplier": multiplier, "bytes": size, "lossy": lossy})
-
-    def _add(self, value: Mapping[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(canonical.dump(value) + b"\n")
+        records.add(self._path, {"multiplier": multiplier, "bytes": size, "lossy": lossy})

@@ -5,7 +5,6 @@ The targets are those of the guide (`docs/layers.md`), at the ratios it names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.reader import Checkpoint
+from rbe_cli.errors import RBEError
 from rbe_cli.layers.attention import KeyValueCache, RBEAttention
 from rbe_cli.layers.checkpoint_weights import CheckpointWeights
 from rbe_cli.layers.embedding import RBEEmbedding
 from rbe_cli.layers.ffn import ACTIVATIONS, RBEFFN, gelu_new
 from rbe_cli.layers.fused_forward import FusedForwardPass
+from rbe_cli.layers.gpt2_config import config_count
 from rbe_cli.layers.layer_norm import RBELayerNorm
 from rbe_cli.layers.linear import RBELinear
+from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.layers.weight_generator import WeightGenerator
 from rbe_cli.layers.weights import WeightMatrix
 from rbe_cli.operations.bench_sources import guide_model
@@ -30,6 +32,7 @@ Matrix = NDArray[np.float32]
 #: Positions already seen when attention is timed, and ids and tokens of a batch.
 SEEN, IDS, TOKENS = 64, 1024, 64
 _POSITIONS = 4096
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -319,7 +322,9 @@ _FAMILIES = (
 def _of_checkpoint(checkpoint: Checkpoint) -> Weights:
     """The first layer of each kind, by the names of GPT-2, of BERT or of Llama; else the largest matrix alone."""
     source = CheckpointWeights(checkpoint)
-    shapes = source.shapes()
+    shapes = {name: shape for name, shape in source.shapes().items() if len(shape) == 2 and all(shape)}
+    if not shapes:
+        raise RBEError(f"{checkpoint.name}: has no matrix to make a layer of")
 
     def found(layers: Sequence[str]) -> tuple[tuple[str, Matrix], ...]:
         first = next((name for name in shapes if name.endswith(f"{layers[0]}.weight")), None)
@@ -329,13 +334,16 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Weights:
         names = [f"{prefix}{layer}.weight" for layer in layers]
         return tuple((name, source.matrix(name).values) for name in names) if all(n in shapes for n in names) else ()
 
-    config = _config(checkpoint)
+    files = ModelFiles(checkpoint.name, checkpoint=checkpoint)
+    config = files.json(_CONFIG) if files.file(_CONFIG) else {}
+    where = f"{checkpoint.name}: {_CONFIG}"
     for attention, ffn, table, in_by_out in _FAMILIES:
         projections = found(attention)
         if not projections:
             continue
         hidden = projections[-1][1].shape[1]
-        heads = int(config.get("n_head") or config.get("num_attention_heads") or max(hidden // 64, 1))
+        heads = config_count(config, "num_attention_heads", max(hidden // 64, 1), where)
+        heads = config_count(config, "n_head", heads, where)
         # Heads that share keys and values are no layer of ours.
         alike = all(matrix.shape in ((hidden, hidden), (hidden, 3 * hidden)) for _, matrix in projections)
         activation = str(config.get("activation_function") or config.get("hidden_act") or "gelu_new")
@@ -344,15 +352,5 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Weights:
             projections[-1], tables[0] if tables else (), projections if alike else (), found(ffn), in_by_out, heads,
             activation,
         )  # fmt: skip
-    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
-    largest = max(matrices, key=lambda name: shapes[name][0] * shapes[name][1])
+    largest = max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
     return Weights((largest, source.matrix(largest).values), (), (), ())
-
-
-def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    path = next((path for path, name in checkpoint.carried if name == "config.json"), None)
-    try:
-        value = json.loads(path.read_bytes()) if path is not None else {}
-    except ValueError:
-        value = {}
-    return value if isinstance(value, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbe_cli.codec.parameters import CHOICES
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -249,8 +249,7 @@ class Settings:
         if self.importance is None:
             del settings["feedback"]
         else:
-            with self.importance.open("rb") as file:
-                settings["importance"] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            settings["importance"] = "sha256:" + PlainFile(self.importance).sha256()
         return {
             name: value for name, value in settings.items() if value is not None and value is not False and value != []
         }

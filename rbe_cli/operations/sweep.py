@@ -14,8 +14,10 @@ from typing import Any
 
 from rbe_cli import __version__, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
+from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.manifest import TensorEntry
-from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.errors import CorruptFile, RBEError, UsageError
+from rbe_cli.operations import records
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.figures import total_error
 from rbe_cli.operations.settings import DEFAULT_BITS, Settings
@@ -25,8 +27,6 @@ from rbe_cli.operations.verify import verify
 DEFAULT_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
 #: What can be best, and whether more of it is better.
 OBJECTIVES = {"gap": False, "snr": True, "bits": False, "encode": False, "decode": False}
-#: How a line of a file of results begins.
-_LINE = '{"key": "'
 #: Sizes up to this much larger count as equal: rate control meets them to half a percent.
 _EQUAL = 1.005
 #: Columns a table can be sorted by.
@@ -59,6 +59,16 @@ class Point:
     encode_ns: float | None = None
     decode_ns: float | None = None
     problem: str = ""
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Point:
+        """The way back from `dataclasses.asdict`, through JSON. Raises ValueError, KeyError, TypeError."""
+        tensors = tuple(map(TensorEntry.of, value["tensors"]))
+        encode, decode = (None if value[key] is None else number(value[key]) for key in ("encode_ns", "decode_ns"))
+        return cls(
+            dict(value["settings"]), tensors, count(value["size"]), number(value["seconds"]), encode, decode,
+            text(value["problem"]),
+        )  # fmt: skip
 
     @property
     def error(self) -> metrics.Error:
@@ -169,8 +179,8 @@ def sweep(
 ) -> list[Point]:
     """Try every one of `settings`; each compression goes to a temporary folder, all of whose bytes are measured.
 
-    `results` is a file of finished points, one JSON object a line: those in it are not tried again, new ones are added
-    as they come. `done` is told each point, and whether it came from there.
+    `results` is a file of records of finished points: those in it are not tried again, new ones are added as they come.
+    `done` is told each point, and whether it came from there.
     """
     bare = replace(checkpoint, carried=[])
     source = [shard.sha256() for shard in bare.shards]
@@ -182,7 +192,7 @@ def sweep(
         if point is None:
             point = _measure(bare, one)
             if results is not None:
-                _append(results, key, point)
+                records.add(results, {"key": key, "point": asdict(point)})
         points.append(point)
         if done:
             done(point, old)
@@ -220,32 +230,20 @@ def _key(settings: Settings, source: list[str], checkpoint: Checkpoint) -> str:
 
 
 def _read(results: Path) -> dict[str, Point]:
+    known = {}
+
+    def take(record: Any) -> None:
+        known[text(record["key"])] = Point.of(record["point"])
+
     try:
-        lines = results.read_text().splitlines() if results.exists() else []
+        records.read(results, take)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         raise RBEError(f"{results}: cannot be read ({error.strerror})") from None
-    known = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-            tensors = tuple(map(TensorEntry.of, value["point"].pop("tensors")))
-            known[str(value["key"])] = Point(**value["point"], tensors=tensors)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # A line cut short by a kill is the last one.
-            if number < len(lines) or not _LINE.startswith(line[: len(_LINE)]):
-                raise RBEError(f"{results}: line {number} is no sweep result; give another --results file") from None
+    except CorruptFile as error:
+        raise CorruptFile(f"{error}; give another --results file") from None
     return known
-
-
-def _append(results: Path, key: str, point: Point) -> None:
-    line = json.dumps({"key": key, "point": asdict(point)}, default=str) + "\n"
-    with results.open("a+b") as file:
-        size = file.seek(0, 2)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(line.encode())
 
 
 def pareto_front(points: Sequence[Point]) -> set[int]:

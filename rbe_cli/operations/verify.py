@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.manifest import FileEntry, TensorEntry
+from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -110,9 +110,8 @@ def _stored_bytes(path: Path) -> int:
 
 def _check_carried(folder: Path, entry: FileEntry) -> None:
     path = check_carried(folder, entry)
-    with path.open("rb") as handle:
-        if hashlib.file_digest(handle, "sha256").hexdigest() != entry.sha256:
-            raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
+    if PlainFile(path).sha256() != entry.sha256:
+        raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
 
 
 def _originals(original: Checkpoint, folder: Folder) -> dict[str, tuple[Shard, TensorInfo]]:

@@ -118,6 +118,16 @@ def journal_of_huge_numbers(source: Path, work: Path) -> None:
     journal.write_bytes(re.sub(rb'"bytes":\d+', b'"bytes":1e400', journal.read_bytes()))
 
 
+def journal_of_other_figures(source: Path, work: Path) -> None:
+    journal = work / "journal"
+    journal.write_bytes(re.sub(rb'"nrmse":0\.\d+', b'"nrmse":0.001', journal.read_bytes(), count=1))
+
+
+def journal_without_a_beginning(source: Path, work: Path) -> None:
+    journal = work / "journal"
+    journal.write_bytes(journal.read_bytes().partition(b"\n")[2])
+
+
 def journal_that_is_a_pipe(source: Path, work: Path) -> None:
     (work / "journal").unlink()
     os.mkfifo(work / "journal")
@@ -153,6 +163,8 @@ def strangers_in_the_folder(source: Path, work: Path) -> None:
         (damaged_layer, 6.0, ""),
         (journal_of_deep_nesting, 6.0, "the journal of what is there is damaged"),
         (journal_of_huge_numbers, 6.0, "the journal of what is there is damaged"),
+        (journal_of_other_figures, 6.0, "the journal of what is there is damaged"),
+        (journal_without_a_beginning, 6.0, "the journal of what is there is damaged"),
         (journal_that_is_a_pipe, 6.0, "the journal of what is there is damaged"),
         (journal_that_is_a_link, 6.0, "the journal of what is there is damaged"),
         (layers_that_are_a_link, 6.0, ""),
