@@ -8,19 +8,20 @@ squares times calls. Source: llama.cpp, tools/imatrix/imatrix.cpp.
 from __future__ import annotations
 
 import re
-import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.calibration.importance import Alias, Importance, checked
+from rbe_cli.calibration.importance import Alias, Importance, MeanSquares
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_MAX_BYTES = 4 << 30
+#: Of the binary form; one for each weight of a model.
+_MOST_ENTRIES, _LONGEST_NAME = 1 << 16, 1 << 12
 #: What a layer's weights are called by transformers -> by llama.cpp, and the axis of their inputs.
 _KINDS = {
     "self_attn.q_proj": ("attn_q", 1),
@@ -81,16 +82,14 @@ def llama_name(name: str) -> Alias:
 def read_imatrix(path: Path) -> Importance:
     """Read either form. Raises RBEError if it cannot be read, CorruptFile if it is neither."""
     try:
-        magic = PlainFile(path).read(0, 4)
-        if path.stat().st_size > _MAX_BYTES:
-            raise CorruptFile(f"{path}: too large for an importance file")
-        found = _read_gguf(path) if magic == b"GGUF" else _read_binary(path)
+        file = PlainFile(path)
+        found = _read_gguf(path) if file.read(0, 4) == b"GGUF" else _read_binary(path, file)
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
-    return Importance(path, {name: checked(path, name, values) for name, values in found.items()}, {}, alias=llama_name)
+    return Importance(path, found, {}, alias=llama_name)
 
 
-def _read_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
+def _read_gguf(path: Path) -> dict[str, MeanSquares]:
     try:
         import gguf
     except ImportError:
@@ -99,7 +98,7 @@ def _read_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
         tensors: dict[str, Any] = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
     except Exception as error:  # the library raises whatever comes of bad bytes
         raise CorruptFile(f"{path}: not a sound GGUF file ({type(error).__name__})") from None
-    found: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, MeanSquares] = {}
     for name, data in tensors.items():
         base = name.removesuffix(_SUMS)
         if base == name or base + _COUNTS not in tensors:
@@ -110,31 +109,46 @@ def _read_gguf(path: Path) -> dict[str, NDArray[np.float64]]:
         for i, count in enumerate(counts):
             # An expert that no token went to says nothing.
             if count > 0:
-                found[base if len(sums) == 1 else f"{base}[{i}]"] = sums[i].astype(np.float64) / float(count)
+                read = partial(_mean, sums[i], float(count))
+                found[base if len(sums) == 1 else f"{base}[{i}]"] = MeanSquares(sums.shape[1], read)
     if not found:
         raise CorruptFile(f"{path}: a GGUF file without an importance matrix")
     return found
 
 
-def _read_binary(path: Path) -> dict[str, NDArray[np.float64]]:
-    data, at = path.read_bytes(), 0
-    found: dict[str, NDArray[np.float64]] = {}
+def _mean(sums: NDArray[np.float32], count: float) -> NDArray[np.float64]:
+    return sums.astype(np.float64) / count
 
-    def take(size: int) -> bytes:
+
+def _read_binary(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
+    end, at = file.stamp()[0], 0
+    found: dict[str, MeanSquares] = {}
+    refusal = CorruptFile(f"{path}: neither safetensors nor an importance matrix of llama.cpp, or cut short")
+
+    def skip(size: int) -> int:
         nonlocal at
-        if not 0 <= size <= len(data) - at:
-            raise CorruptFile(f"{path}: neither safetensors nor an importance matrix of llama.cpp, or cut short")
+        if not 0 <= size <= end - at:
+            raise refusal
         at += size
-        return data[at - size : at]
+        return at - size
 
     def integer() -> int:
-        return int(struct.unpack("<i", take(4))[0])
+        return int.from_bytes(file.read(skip(4), 4), "little", signed=True)
 
-    for _ in range(integer()):
-        name = take(integer()).decode("utf-8", "replace")
+    def read(begin: int, size: int, calls: int) -> NDArray[np.float64]:
+        data = file.read(begin, 4 * size)
+        if len(data) != 4 * size:
+            raise RBEError(f"{path}: changed while it was read; run again when nothing writes to it")
+        return _mean(np.frombuffer(data, "<f4"), calls if calls > 0 else 1)
+
+    entries = integer()
+    if not 0 < entries <= _MOST_ENTRIES:
+        raise refusal
+    for _ in range(entries):
+        length = integer()
+        if length > _LONGEST_NAME:
+            raise refusal
+        name = file.read(skip(length), length).decode("utf-8", "replace")
         calls, size = integer(), integer()
-        values = np.frombuffer(take(4 * size), "<f4").astype(np.float64)
-        found[name] = values / calls if calls > 0 else values
-    if not found:
-        raise CorruptFile(f"{path}: neither safetensors nor an importance matrix of llama.cpp")
+        found[name] = MeanSquares(size, partial(read, skip(4 * size), size, calls))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,25 @@ MOMENTS = ".moments"
 _ASYMMETRY = 1e-4
 #: Rows of them that are looked at at once.
 _ROWS = 256
+_LARGEST = float(np.finfo(np.float32).max)
 #: What a tensor is called in a file, and which of its axes the inputs run along; None if the file tells.
 Alias = tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class MeanSquares:
+    """What a file has of one weight's inputs, read when it is asked for.
+
+    Attributes
+    ----------
+    size : int
+        Number of inputs.
+    read : callable
+        Gives float64[n], unchecked.
+    """
+
+    size: int
+    read: Callable[[], NDArray[np.float64]]
 
 
 class Importance:
@@ -29,8 +47,8 @@ class Importance:
     ----------
     path : Path
         The file, for messages.
-    mean_squares : dict of float64[n]
-        By the names of the file. Finite and not negative.
+    mean_squares : dict of MeanSquares
+        By the names of the file.
     axes : dict of int
         Axis of a tensor that its inputs run along, 0 or 1, where the file says so.
     alias : callable
@@ -42,7 +60,7 @@ class Importance:
     def __init__(
         self,
         path: Path,
-        mean_squares: Mapping[str, NDArray[np.float64]],
+        mean_squares: Mapping[str, MeanSquares],
         axes: Mapping[str, int],
         *,
         alias: Callable[[str], Alias] = lambda name: (name, None),
@@ -65,14 +83,21 @@ class Importance:
     def mean_square(self, name: str, shape: tuple[int, ...]) -> tuple[int, NDArray[np.float64]] | None:
         """(axis, float64[n]): mean square of each input of a weight of rows x columns, and their axis in it.
 
-        None if the file has nothing about it, or that all its inputs are zero. Raises UsageError, naming the tensor,
-        if what it has does not fit.
+        It is read from the file once it is known to fit. None if the file has nothing about it, or that all its inputs
+        are zero. Raises UsageError, naming the tensor, if it does not fit or holds what no mean squares can.
         """
         key, axis = self._alias(name)
-        values = self._mean_squares.get(key)
-        if values is None or not values.any():
+        found = self._mean_squares.get(key)
+        if found is None:
             return None
-        return self._axis(name, shape, values.size, self._axes.get(key, axis)), values
+        axis = self._axis(name, shape, found.size, self._axes.get(key, axis))
+        values = found.read()
+        # Up to here they can be added up.
+        if not ((values >= 0) & (values <= _LARGEST)).all():
+            raise UsageError(
+                f"{self.path}: {key!r} holds NaN, a number beyond float32, or one below 0, which no mean square is"
+            )
+        return (axis, values) if values.any() else None
 
     def has_moments(self, name: str) -> bool:
         """Whether the file has second moments of a weight's inputs."""
@@ -117,10 +142,3 @@ class Importance:
                 f"{self.path}: {name!r} is {size}; the metadata's input_axis must say which axis is the input"
             )
         return fitting[0]
-
-
-def checked(path: Path, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values that can be mean squares. Raises UsageError naming the tensor."""
-    if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise UsageError(f"{path}: {name!r} holds NaN, infinity or a negative number, which no mean square is")
-    return values

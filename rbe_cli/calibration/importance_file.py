@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, elements
 from rbe_cli.calibration.imatrix import read_imatrix
-from rbe_cli.calibration.importance import MOMENTS, Importance, checked
+from rbe_cli.calibration.importance import MOMENTS, Importance, MeanSquares
 from rbe_cli.checkpoint.reader import SUFFIX, Shard, TensorInfo, open_shard
 from rbe_cli.errors import CorruptFile, UsageError
 
@@ -25,7 +25,7 @@ from rbe_cli.errors import CorruptFile, UsageError
 def read_importance(path: Path) -> Importance:
     """Read an importance file: safetensors, or what llama.cpp's llama-imatrix writes (by its first bytes).
 
-    Raises RBEError if it cannot be read, CorruptFile if it is not such a file, UsageError if some tensor's values
+    Raises RBEError if it cannot be read, CorruptFile if it is not such a file, UsageError if some tensor
     cannot be mean squares.
     """
     if path.suffix != SUFFIX:
@@ -41,10 +41,14 @@ def read_importance(path: Path) -> Importance:
     return Importance(path, {info.name: _vector(shard, info) for info in plain}, axes, shard=shard, shared=shared)
 
 
-def _vector(shard: Shard, info: TensorInfo) -> NDArray[np.float64]:
+def _vector(shard: Shard, info: TensorInfo) -> MeanSquares:
     if len(info.shape) != 1 or info.dtype not in dtypes.FLOATS:
         raise UsageError(f"{shard.path}: {info.name!r} must be one number per input channel, of a floating type")
-    return checked(shard.path, info.name, shard.raw(info)[:].view(elements.FLOATS[info.dtype]).astype(np.float64))
+
+    def read() -> NDArray[np.float64]:
+        return shard.raw(info)[:].view(elements.FLOATS[info.dtype]).astype(np.float64)
+
+    return MeanSquares(info.elements, read)
 
 
 def _by_name(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:

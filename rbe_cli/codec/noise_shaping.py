@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.scale_field import Axis
 from rbe_cli.codec.workspace import whole_matrices
+from rbe_cli.errors import UsageError
 
 #: Part of the mean over all inputs that is added to each one's mean square: what was never active on the text may be
 #: on another.
@@ -62,6 +63,8 @@ class Inputs:
         Part of the mean that is added to each input's mean square.
     looked_at : int64[k] or None
         The inputs there are in the matrix, if it is a sample.
+    where : str
+        What the moments are of, for messages.
     """
 
     axis: int
@@ -69,6 +72,7 @@ class Inputs:
     moments: Callable[[], NDArray[np.floating]] | None = None
     damping: float = DAMPING
     looked_at: NDArray[np.int64] | None = None
+    where: str = ""
 
     @cached_property
     def exponents(self) -> Axis:
@@ -77,7 +81,7 @@ class Inputs:
             left = self.mean_square + self.damping * self.mean_square.mean()
         else:
             with whole_matrices.held(_ROOT_BYTES * self.mean_square.size**2):
-                left = np.diag(_upper_root(self.moments, self.damping)) ** 2
+                left = np.diag(self._root()) ** 2
         logs = 0.5 * np.log2(np.maximum(left, _LEAST))
         index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256).astype(np.int32)
         if self.looked_at is not None:
@@ -86,15 +90,21 @@ class Inputs:
 
     def factor(self) -> NDArray[np.float32]:
         """What input j takes of the errors of the inputs before it, float32[n, n], row j; zero from the diagonal on."""
-        assert self.moments is not None
         n = self.mean_square.size
         with whole_matrices.held(_ROOT_BYTES * n**2):
-            root = _upper_root(self.moments, self.damping)
+            root = self._root()
             power, out = np.diag(root), np.empty((n, n), np.float32)
             for rows in _bands(n):
                 taken = (root[:, rows] / power[rows]).T
                 out[rows] = np.tril(np.round(taken / _GRID) * _GRID, rows.start - 1)
             return out
+
+    def _root(self) -> NDArray[np.float64]:
+        assert self.moments is not None
+        try:
+            return _upper_root(self.moments, self.damping)
+        except np.linalg.LinAlgError:
+            raise UsageError(f"{self.where}: the second moments are no mean of x x^T") from None
 
 
 def _bands(n: int) -> Iterator[slice]:

@@ -181,7 +181,8 @@ class Planner:
         moments = partial(importance.moments, info.name, info.shape) if fed else None
         if moments is None:
             return Inputs(*found)
-        return Inputs(*found, moments, damping(self._wish(plan).bits))
+        where = f"{importance.path}: {info.name!r}"
+        return Inputs(*found, moments, damping(self._wish(plan).bits), where=where)
 
     def _refine(self, plan: Plan) -> None:
         """Give a tensor a finer step than its size earns it: a small table of tokens, or what an override says."""

@@ -76,11 +76,18 @@ def test_shared_moments_are_stored_once(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [np.array([1, np.nan, 1]), np.array([1, np.inf, 1]), np.array([1, -1e-9, 1]), np.ones((3, 1)), np.arange(3)],
+    [
+        np.array([1, np.nan, 1]),
+        np.array([1, np.inf, 1]),
+        np.array([1, 1e39, 1]),
+        np.array([1, -1e-9, 1]),
+        np.ones((3, 1)),
+        np.arange(3),
+    ],
 )
 def test_values_no_mean_square_has(file: Path, bad: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"i.safetensors: 'x.weight'"):
-        read_importance(written(file, {"x.weight": bad}))
+        read_importance(written(file, {"x.weight": bad})).mean_square("x.weight", (4, 3))
 
 
 @pytest.mark.parametrize(
