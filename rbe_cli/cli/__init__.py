@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rbe_cli import __version__
+from rbe_cli.cli.harmless import plain
 from rbe_cli.cli.lazy import Later, add_later
 from rbe_cli.errors import RBEError
 
@@ -121,7 +122,7 @@ def _heed_interrupts() -> None:
 
 def _complain(text: str) -> None:
     """One line, whatever a file or tensor is called."""
-    print("rbe: " + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), file=sys.stderr)
+    print(f"rbe: {plain(text)}", file=sys.stderr)
 
 
 def _explain_usage(error: Any) -> None:

@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import options, tables
+from rbe_cli.cli import harmless, options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
 from rbe_cli.cli.figure import check_plot
 from rbe_cli.cli.tables import name_text, number, shape_text, show
@@ -154,8 +154,8 @@ def _print(sources: Sequence[BenchSource], points: Sequence[Point], settings: Se
     from rbe_cli.operations.machine import machine
 
     for source in sources:
-        line = f"{name_text(source.name).plain}: {shape_text(source.shape)} {source.dtype}, {source.what}"
-        console.print(("- " if markdown else "") + line)
+        line = f"{source.name}: {shape_text(source.shape)} {source.dtype}, {source.what}"
+        console.print(f"- {harmless.markdown(line)}" if markdown else harmless.plain(line))
     console.print(
         ("\n" if markdown else "")
         + f"ns/w: ns per weight, of processor time on one core, of wall time on all {settings.threads}; "

@@ -12,9 +12,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import options, tables
+from rbe_cli.cli import harmless, options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
-from rbe_cli.cli.tables import name_text, number, show, size_text
+from rbe_cli.cli.tables import number, show, size_text
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.figures import finite
 
@@ -111,7 +111,7 @@ def command(
 def _print(rows: Sequence[Row], markdown: bool) -> None:
     console = stdout()
     for source in dict.fromkeys(row.subject.source for row in rows):
-        console.print(f"{'**' if markdown else ''}{name_text(source).plain}{'**' if markdown else ''}\n")
+        console.print(f"**{harmless.markdown(source)}**\n" if markdown else f"{harmless.plain(source)}\n")
         show(console, _table([row for row in rows if row.subject.source == source]), markdown)
         print()
     from rbe_cli.operations.machine import machine

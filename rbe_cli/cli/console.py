@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rbe_cli.cli.harmless import lines, plain
 from rbe_cli.cli.options import Status
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ def stderr() -> Console:
 def _console(terminal: bool, status: bool) -> Console:
     given = os.environ.get("COLUMNS", "")
     width = None if terminal or given.isdecimal() else _PIPE_WIDTH
-    return Console(stderr=status, highlight=False, width=width, emoji=False, markup=False)
+    return _Console(stderr=status, highlight=False, width=width, emoji=False, markup=False)
+
+
+class _Console(Console):
+    """Strings come out without what a terminal would obey; colours are for rich's own objects."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(lines(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 class Bar:
@@ -100,7 +108,7 @@ class Bar:
 
     def line(self, text: str) -> None:
         """A result as it comes, above the bar."""
-        (self._progress.console if self._progress else self._console).print(text)
+        (self._progress.console if self._progress else self._console).print(plain(text))
 
 
 @contextmanager

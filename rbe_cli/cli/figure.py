@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,9 @@ def save(figure: Figure, path: Path) -> None:
     from matplotlib import rc_context
 
     kind = path.suffix.lower().removeprefix(".")
-    with rc_context({"svg.hashsalt": "rbe"}), atomic_file(path) as file:
+    with rc_context({"svg.hashsalt": "rbe"}), warnings.catch_warnings(), atomic_file(path) as file:
+        # A name may have letters the font has not.
+        warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli import budgets, options, tables
+from rbe_cli.cli import budgets, harmless, options, tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, judge
@@ -133,7 +133,8 @@ def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], 
     if found.manifest is not None:
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
-        console.print(tables.name_text(f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"))
+        line = f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"
+        console.print(harmless.markdown(line) if markdown else harmless.plain(line))
     tables.show(console, tables.tensor_table(found.tensors, None, whole, details), markdown)
     tables.print_totals(console, figures)
     if judged:

@@ -6,11 +6,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from rbe_cli import __version__
-from rbe_cli.cli import sweep_tables, tables
+from rbe_cli.cli import harmless, sweep_tables, tables
 from rbe_cli.cli.sweep_tables import Outcome
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.metrics import DB_PER_BIT, gap_db
@@ -62,17 +61,17 @@ def write_report(path: Path, outcome: Outcome) -> None:
 
 def page(outcome: Outcome) -> str:
     """The whole page."""
-    source = escape(outcome.source)
+    source = harmless.page(outcome.source)
     parts = [f"<h1>Sweep of {source}</h1>", f'<p class="soft">{_subject(outcome)}</p>']
     if outcome.sample:
-        parts.append(f'<p class="sample">This is {escape(outcome.sample_text)}.</p>')
+        parts.append(f'<p class="sample">This is {harmless.page(outcome.sample_text)}.</p>')
     if outcome.best is not None:
         point = outcome.points[outcome.best]
         text = f"{sweep_tables.settings_text(point, outcome.varied)}: {sweep_tables.short(point)}"
-        parts.append(f"<p>Best for <b>{outcome.objective}</b>: {escape(text)}.</p>")
+        parts.append(f"<p>Best for <b>{outcome.objective}</b>: {harmless.page(text)}.</p>")
     parts += ["<h2>Size against accuracy</h2>", _figures(outcome), "<h2>Every point</h2>", _points_table(outcome)]
     remarks = [line for line in sweep_tables.remarks(outcome) if line != outcome.sample_text][1:]
-    parts += [f'<p class="soft">{escape(line)}.</p>' for line in remarks]
+    parts += [f'<p class="soft">{harmless.page(line)}.</p>' for line in remarks]
     if outcome.best is not None:
         parts += ["<h2>The best, tensor by tensor</h2>", _tensors_table(outcome, outcome.best)]
     parts.append(
@@ -176,7 +175,7 @@ class _Plot:
         for i in sorted(self.places, key=lambda i: i in outcome.front):
             x, y = self.places[i]
             point = outcome.points[i]
-            title = escape(f"{sweep_tables.settings_text(point, outcome.varied)}: {sweep_tables.short(point)}")
+            title = harmless.page(f"{sweep_tables.settings_text(point, outcome.varied)}: {sweep_tables.short(point)}")
             on = "on" if i in outcome.front else "off"
             at = f'cx="{across(x):.1f}" cy="{up(y):.1f}"'
             parts.append(f'<circle class="{on}" {at} r="4.5"><title>{title}</title></circle>')
@@ -231,7 +230,7 @@ def _tensors_table(outcome: Outcome, best: int) -> str:
 
 def _breakable(text: str) -> str:
     """Escaped; the name of a tensor may be broken after its dots."""
-    return re.sub(r"(?<=[a-z]\.)|(?<=\.)(?=[a-z])", "<wbr>", escape(text))
+    return re.sub(r"(?<=[a-z]\.)|(?<=\.)(?=[a-z])", "<wbr>", harmless.page(text))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], chosen: int | None) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rbe_cli import metrics
+from rbe_cli.cli import harmless
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def name_text(name: str) -> Text:
     """A name from a file, harmless on a terminal."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
+    return Text(harmless.plain(name))
 
 
 def size_text(size: float) -> str:
@@ -137,8 +138,7 @@ def markdown_table(table: Table) -> str:
 
 
 def _markdown_cell(cell: Any) -> str:
-    text = cell.plain if isinstance(cell, Text) else str(cell)
-    return "".join("\\" + c if c in "\\|`*_<>" else c for c in text)
+    return harmless.markdown(cell.plain if isinstance(cell, Text) else str(cell))
 
 
 def method_text(tensor: TensorEntry, detail: str | None = None) -> str:
