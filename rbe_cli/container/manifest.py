@@ -25,6 +25,8 @@ FORMAT = 1
 #: Method of a tensor that is stored as another one, whose name follows.
 SAME_AS = "same as "
 _MAX_SIZE = 256 << 20
+#: Errors are within these or 0, so that sums of their squares can be formed.
+_LEAST, _MOST = 1e-60, 1e60
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
     if value["dtype"] not in dtypes.BITS or len(shape) > 32:
         raise ValueError
     rmse, nrmse = number(value["rmse"]), number(value["nrmse"])
-    if not (math.isfinite(rmse) and rmse >= 0 and nrmse >= 0):
+    if not (rmse == nrmse == 0 or (_LEAST <= rmse <= _MOST and _LEAST <= nrmse <= _MOST)):
         raise ValueError
     choice = None
     if chosen is not None:

@@ -461,6 +461,36 @@ def manifest_with_a_tensor_twice(folder: Path) -> None:
     edit_manifest(folder, lambda m: m["layers"].append(m["layers"][0] | {"file": "again.rbe"}))
 
 
+def _in_every_tensor(folder: Path, **figures: float) -> None:
+    def edit(manifest: Any) -> None:
+        for layer in manifest["layers"]:
+            for tensor in layer["tensors"]:
+                if tensor["method"] == "trellis":
+                    tensor.update(figures)
+
+    edit_manifest(folder, edit)
+
+
+@folder
+def errors_whose_squares_overflow(folder: Path) -> None:
+    _in_every_tensor(folder, rmse=1e300, nrmse=0.1)
+
+
+@folder
+def errors_whose_squares_vanish(folder: Path) -> None:
+    _in_every_tensor(folder, rmse=1e-300, nrmse=1e-300)
+
+
+@folder
+def errors_of_nothing(folder: Path) -> None:
+    _in_every_tensor(folder, rmse=0.0, nrmse=0.1)
+
+
+@folder
+def errors_of_four_hundred_digits(folder: Path) -> None:
+    _in_every_tensor(folder, rmse=10**400)
+
+
 def _tie(folder: Path, name: str, other: str) -> EncodedTensor:
     return EncodedTensor(name, "F32", (40, 40), "same", [], other)
 
