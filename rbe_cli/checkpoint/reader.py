@@ -14,9 +14,10 @@ import safetensors
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
+from rbe_cli.container.layer_file import MAX_DIMENSIONS
 from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
-from rbe_cli.container.names import is_plain
+from rbe_cli.container.names import is_plain, is_text
 from rbe_cli.container.plain_file import PlainFile, read_json
 from rbe_cli.errors import CorruptFile, RBEError
 
@@ -221,6 +222,8 @@ def _shard(path: Path, relative: str, file: PlainFile) -> Shard:
     for name, entry in header.items():
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
+        if len(shape) > MAX_DIMENSIONS:
+            raise RBEError(f"{path}: tensor {name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
         if dtype not in dtypes.BITS:
             raise RBEError(f"{path}: tensor {name!r} has dtype {dtype}, which this rbe does not know")
         info = TensorInfo(name, dtype, shape, 8 + length + begin)
@@ -232,7 +235,13 @@ def _shard(path: Path, relative: str, file: PlainFile) -> Shard:
 
 
 def _check_names(checkpoint: Checkpoint) -> None:
+    """Raise RBEError for what no compressed folder could hold."""
+    if not is_text(checkpoint.name):
+        raise RBEError(f"{checkpoint.name}: its name is no UTF-8; rename it")
     seen: dict[str, str] = {}
+    for path, relative in [(shard.path, shard.relative) for shard in checkpoint.shards] + checkpoint.carried:
+        if not is_plain(relative):
+            raise RBEError(f"{path}: no compressed folder can hold a file of such a name; rename it")
     for shard in checkpoint.shards:
         for tensor in shard.tensors:
             if tensor.name in seen:

@@ -41,7 +41,7 @@ _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
 _START = _PREFIX.size + _CRC.size
-_MAX_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
 #: Bytes of chunks that wait in memory for the header, which goes before them; more wait in a temporary file.
 _SPOOLED, _COPIED = 16 << 20, 1 << 20
 
@@ -186,7 +186,7 @@ class LayerFile:
             and isinstance(dtype, str)
             and dtype in dtypes.BITS
             and isinstance(shape, list)
-            and len(shape) <= _MAX_DIMENSIONS
+            and len(shape) <= MAX_DIMENSIONS
             and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
             and dtypes.count(tuple(shape)) < 1 << 60
             and type(chunks) is int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ from rbe_cli.container.manifest import (
     TensorEntry,
 )
 from rbe_cli.container.names import file_names
-from rbe_cli.container.plain_file import PlainFile
-from rbe_cli.errors import Interrupted, RBEError
+from rbe_cli.container.plain_file import PlainFile, copy
+from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -105,6 +106,7 @@ def compress(
                 if resume and job.journal.fresh:
                     progress.note(f"starting at the beginning: {job.journal.fresh}")
                 written = job.run()
+                _read_again(folder, out)
         except KeyboardInterrupt:
             if resume:
                 raise Interrupted("interrupted; what is finished is kept, and the same command goes on") from None
@@ -112,6 +114,14 @@ def compress(
     analyse_ns = float(sum(plan.analyse_ns for plan in job.planner.plans))
     seconds = time.perf_counter() - started
     return Compressed(written.manifest, written.size, seconds, job.encode_ns, analyse_ns, job.passes)
+
+
+def _read_again(folder: Path, out: Path) -> None:
+    """Raise RBEError, before it takes its place, if a folder is not one that can be opened."""
+    try:
+        Folder.open(folder, max_decoded=sys.maxsize)
+    except CorruptFile as error:
+        raise RBEError(f"{out}: cannot be written so that it can be read again ({error})") from None
 
 
 def _fingerprints(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> tuple[SourceFile, ...]:
@@ -336,8 +346,8 @@ class _Job:
         for path, relative in self.checkpoint.carried:
             target = self.folder / CARRIED / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-            yield FileEntry(relative, target.stat().st_size, PlainFile(target).sha256())
+            sha256 = copy(path, target)
+            yield FileEntry(relative, target.stat().st_size, sha256)
 
 
 def _tensor_entry(plan: Plan, tensor: EncodedTensor, error: metrics.Error) -> TensorEntry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.container.manifest import NAME, FileEntry, Manifest
-from rbe_cli.container.plain_file import PlainFile
+from rbe_cli.container.plain_file import copy
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -129,8 +128,7 @@ def _restore(folder: Path, target: Path, entry: FileEntry) -> None:
     """Copy a carried file of a folder and check that it is what the manifest says."""
     path = check_carried(folder, entry)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)
-    if PlainFile(target).sha256() != entry.sha256:
+    if copy(path, target) != entry.sha256:
         raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
 
 
