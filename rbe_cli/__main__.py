@@ -1,18 +1,25 @@
-"""`rbe`, and `python -m rbe_cli`, which is the same."""
+"""The command `rbe`, and `python -m rbe_cli`."""
 
-from __future__ import annotations
-
+import os
 import sys
+
+from rbe_cli import interrupts
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is being loaded is a line, too."""
+    """Run the command line; Ctrl-C is heeded before it is imported."""
+    interrupts.end_at_once()
+    from rbe_cli.cli import main as run
+
     try:
-        from rbe_cli.cli import main as run
-    except KeyboardInterrupt:
-        print("rbe: interrupted; nothing half-written was left behind", file=sys.stderr)
-        sys.exit(130)
-    run()
+        run()
+    except SystemExit as end:
+        if end.code == interrupts.CODE:
+            # Python would wait for threads that are still at work.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(interrupts.CODE)
+        raise
 
 
 if __name__ == "__main__":

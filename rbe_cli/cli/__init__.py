@@ -7,18 +7,17 @@ the output any more.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from rbe_cli import __version__
+from rbe_cli import __version__, interrupts
 from rbe_cli.cli.harmless import plain
 from rbe_cli.cli.lazy import Later, add_later
 from rbe_cli.errors import RBEError
 
-_INTERRUPTED, _OUTPUT_CLOSED = 130, 141
+_OUTPUT_CLOSED = 141
 
 app = typer.Typer(
     name="rbe",
@@ -63,15 +62,15 @@ def main() -> None:
     # Closed by the caller: `rbe ... >&-`.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    _heed_interrupts()
+    interrupts.raise_them()
     try:
         sys.exit(_run())
     except RBEError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing half-written was left behind")
-        sys.exit(_INTERRUPTED)
+        _complain(interrupts.TEXT)
+        sys.exit(interrupts.CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_OUTPUT_CLOSED)
@@ -98,26 +97,9 @@ def _run() -> int:
     except SystemExit as end:
         # So rich and typer leave when nothing reads their output any more; else only completion leaves so.
         return _OUTPUT_CLOSED if end.code == 1 and "_RBE_COMPLETE" not in os.environ else int(end.code or 0)
-    if code == _INTERRUPTED:
+    if code == interrupts.CODE:
         raise KeyboardInterrupt
     return code or 0
-
-
-def _heed_interrupts() -> None:
-    """Raise KeyboardInterrupt for Ctrl-C, and for what a CI system sends first; both clean up alike."""
-
-    def interrupt(number: int, _: object) -> None:
-        numpy = getattr(sys.modules.get("numpy"), "__spec__", None)
-        if getattr(numpy, "_initializing", False):
-            # Its C code would print a traceback of its own; it takes a tenth of a second.
-            signal.signal(signal.SIGALRM, interrupt)
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
-            return
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
 
 
 def _complain(text: str) -> None:

@@ -29,6 +29,9 @@ try:
 except ImportError:
     raise RBEError("transformers models need torch and transformers: pip install 'rbe-cli[transformers]'") from None
 
+#: Without this, transformers asks on a terminal whether to run the code that a configuration brings along.
+_OWN_CODE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
 
 def load_pretrained(folder: Folder | Path, dtype: torch.dtype | None = None) -> Any:
     """Build the causal language model or the encoder a compressed folder holds and decode its weights into it.
@@ -84,16 +87,16 @@ def load_checkpoint(files: ModelFiles) -> Any:
         raise RBEError(f"{files.name}: no config.json beside the weights; give the model's whole folder")
     transformers.utils.logging.disable_progress_bar()  # commands have their own
     try:
-        auto = _auto(transformers.AutoConfig.from_pretrained(config.parent))
-        model = auto.from_pretrained(config.parent, use_safetensors=True, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise RBEError(f"{files.name}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+        auto = _auto(transformers.AutoConfig.from_pretrained(config.parent, **_OWN_CODE))
+        model = auto.from_pretrained(config.parent, use_safetensors=True, **_OWN_CODE)
+    except Exception as error:  # the library raises whatever comes of a configuration
+        raise RBEError(f"{files.name}: transformers cannot load it ({_first_line(error)})") from None
     return model.float().eval()
 
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a model that reads a text both ways, as BERT, and does not continue it."""
-    return config.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder", False)
+    return str(config.get("model_type")) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder", False)
 
 
 def _auto(config: Any) -> Any:
@@ -107,11 +110,15 @@ def empty_model(files: ModelFiles) -> Any:
     path = files.file("config.json")
     assert path is not None
     try:
-        config = transformers.AutoConfig.from_pretrained(path.parent)
+        config = transformers.AutoConfig.from_pretrained(path.parent, **_OWN_CODE)
         with _parameters_on_meta():
-            return _auto(config).from_config(config)
-    except (ValueError, KeyError, OSError) as error:
-        raise RBEError(f"{path}: transformers cannot build this model ({str(error).splitlines()[0]})") from None
+            return _auto(config).from_config(config, trust_remote_code=False)
+    except Exception as error:  # the library raises whatever comes of a configuration
+        raise RBEError(f"{path}: transformers cannot build this model ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -9,20 +9,28 @@ from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
+from rbe_cli.errors import Interrupted
+
 
 @contextmanager
 def worker_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose waiting jobs are dropped when something goes wrong or the user interrupts.
 
+    When the user interrupts, those under way are not waited for: they may be at a minute of linear algebra, and write
+    nothing.
+
     While it is there the linear algebra library has one thread: the work is parallel already, and its results must
     not depend on how many threads there are.
     """
-    pool = ThreadPoolExecutor(threads)
+    pool, wait = ThreadPoolExecutor(threads), True
     try:
         with threadpool_limits(limits=1, user_api="blas"):
             yield pool
+    except (KeyboardInterrupt, Interrupted):
+        wait = False
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class Progress(Protocol):
