@@ -206,7 +206,7 @@ def open_shard(path: Path, relative: str) -> Shard:
         raise RBEError(f"{path}: may not be read (permission denied)") from None
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorruptFile(f"{path}: not a sound safetensors file ({reason})") from None
 

@@ -191,7 +191,9 @@ def _check_piece(piece: Piece, original: NDArray[np.uint8] | None, dtype: str) -
     taken = time.thread_time_ns() - started
     if original is None:
         return taken, metrics.Error(0.0, 0.0, piece.elements)
-    return taken, _error(original, decoded, dtype)
+    # What is no original may be NaN, or as large as it likes.
+    with np.errstate(all="ignore"):
+        return taken, _error(original, decoded, dtype)
 
 
 def _error(original: NDArray[np.uint8], decoded: NDArray[np.uint8], dtype: str) -> metrics.Error:

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.errors import CorruptFile, RBEError
-from tests.synthetic import safetensors_bytes
+from tests.command_line import Run
+from tests.synthetic import safetensors_bytes, scaled_normal
 
 
 def tensor(begin: int = 0, end: int = 8, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:
@@ -175,3 +176,16 @@ def test_dtype_of_a_later_safetensors_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes({"a": tensor(dtype="F8_E9M9")}, bytes(8)))
     with pytest.raises(RBEError, match="E9M9"):
         open_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.7e308, 0.0])
+def test_original_that_is_another(rbe: Run, tmp_path: Path, value: float) -> None:
+    """`verify --against` says so in one line, whatever the numbers do."""
+    source, other, out = tmp_path / "model.safetensors", tmp_path / "other.safetensors", tmp_path / "out"
+    weights = scaled_normal((64, 64), 0).astype(np.float64)
+    save_file({"a": weights, "b": np.full((8, 8), -1.7e308)}, source)
+    save_file({"a": np.full((64, 64), value), "b": np.full((8, 8), value)}, other)
+    assert rbe("compress", source, "-o", out, "--bits", "8", "--effort", "0", "-q").code == 0
+    done = rbe("verify", out, "--against", other, "-q")
+    assert done.code == 4
+    assert "this is not the checkpoint it was made from" in done.complaint()
