@@ -450,14 +450,15 @@ def decode_trellis(chunks: list[bytes], elements: int) -> Floats:
     ) = struct.unpack_from("<BBBBBBBBhHfQIIffII", head)  # fmt: skip
     check(structure <= 1 and transform <= 3 and flags <= 7, "structure, transform or flags")
     check(2 <= log_states <= 8 and family <= 2 and gr <= 16 and gc <= 16, "parameters")
-    check(bool(block) == (transform in (1, 2)) and block <= 4096 and levels <= 16 * (transform == 2), "block")
+    check(bool(block) == (transform in (1, 2)) and block <= 1024 and levels <= 16 * (transform == 2), "block")
     check(0 < step < math.inf and 0 <= rms < math.inf and 0 <= nrmse < math.inf, "step")
     check(rows >= 1 and elements % rows == 0, "rows")
     columns = elements // rows
+    check(max(rows, columns) <= 1 << 26, "rows or columns")
     check(1 <= height <= rows and 1 <= width <= columns and (height == 1 or width == columns), "tile")
     check(not (structure or transform) or width == columns, "tile")
     check(not block or height == rows or height % block == 0, "tile")
-    check(height * width <= (1 << 22) + max(block, 1) * columns, "tile")
+    check(height * width <= (1 << 22) + block * columns, "tile")
     middle, end = 48 + row_bytes, 48 + row_bytes + column_bytes
     check(end <= len(head), "first chunk is cut short")
     row_importance, at = read_importance(head, end, bool(flags & 2), rows)

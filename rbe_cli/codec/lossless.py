@@ -118,7 +118,8 @@ def _decode_plane(chunk: bytes, at: int, n: int) -> tuple[NDArray[np.uint8], int
     freq = decode_integers(_take(chunk, at, side_size), 256)
     at += side_size
     stream = _take(chunk, at, stream_size)
-    if freq.min() < 0 or freq.astype(np.int64).sum() != 1 << FREQUENCY_BITS or stream_size % 2:
+    whole = 1 << FREQUENCY_BITS
+    if freq.min() < 0 or freq.max() >= whole or freq.astype(np.int64).sum() != whole or stream_size % 2:
         raise Damage("lossless chunk has impossible frequencies")
     if stream_size < 4 * LANES:
         raise Damage("lossless chunk is cut short")

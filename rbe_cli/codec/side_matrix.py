@@ -81,9 +81,9 @@ def decode_side_matrix(data: bytes, rows: int, columns: int) -> SideMatrix:
         chunks.append(data[at : at + length])
         at += length
     parameters = Parameters.unpack(chunks[0], rows * columns)
-    decoder, _ = open_values(chunks[0], parameters)
+    decoder, rest = open_values(chunks[0], parameters)
     grid = parameters.grid
-    if not parameters.plain or grid.rows not in (rows, 1) or len(grid) != count - 1:
+    if rest or not parameters.plain or grid.rows not in (rows, 1) or len(grid) != count - 1:
         raise Damage("side matrix has the wrong form")
     out = np.empty((grid.rows, grid.columns), np.float32)
     for tile, chunk in zip(grid, chunks[1:], strict=True):

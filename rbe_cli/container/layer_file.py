@@ -182,7 +182,7 @@ class LayerFile:
             and is_tensor_name(name)
             and isinstance(same_as, str)
             and codec in CODECS
-            and (codec == "same") == bool(same_as)
+            and (codec == "same") == bool(same_as) == ("as" in entry)
             and isinstance(dtype, str)
             and dtype in dtypes.BITS
             and isinstance(shape, list)

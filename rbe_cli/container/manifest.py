@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ class Manifest:
             tool=text(value["tool"]),
             source=text(value["source"]),
             revision=None if value["revision"] is None else text(value["revision"]),
-            settings=dict(value["settings"]),
+            settings=_settings(value["settings"]),
             sources=tuple(
                 SourceFile(*_file_json(source), metadata=_metadata(source["metadata"])) for source in value["sources"]
             ),
@@ -297,6 +298,11 @@ def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
 
 def _file_json(value: Any) -> tuple[str, int, str]:
     return text(value["path"]), count(value["bytes"]), text(value["sha256"])
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    text(json.dumps(value, ensure_ascii=False))
+    return dict(value)
 
 
 def _metadata(value: Any) -> dict[str, str] | None:

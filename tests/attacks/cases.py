@@ -119,10 +119,10 @@ def zeros(n: int) -> bytes:
     return struct.pack(f"<8I{len(words)}H", *states, *reversed(words))
 
 
-def side_matrix(rows: int, columns: int) -> bytes:
-    """A side matrix of zeros."""
+def side_matrix(rows: int, columns: int, rest: bytes = b"") -> bytes:
+    """A side matrix of zeros, with something behind what its first chunk holds."""
     grid = Grid(rows, columns, min(rows, max((1 << 16) // columns, 1)), columns)
-    chunks = [first_chunk(grid, flat_axis(rows, dead=True), flat_axis(columns))]
+    chunks = [first_chunk(grid, flat_axis(rows, dead=True), flat_axis(columns), rest)]
     chunks += [zeros(tile.size) for tile in (grid[0],)] * (len(grid) - 1) + [zeros(grid[len(grid) - 1].size)]
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
 
@@ -235,6 +235,14 @@ def header_with_a_key_twice(folder: Path) -> None:
 
 
 @folder
+def header_with_an_empty_as(folder: Path) -> None:
+    def edit(header: Any, chunks: list[bytes]) -> None:
+        tensor_in(header)["as"] = ""
+
+    rewrite(folder, edit)
+
+
+@folder
 def header_with_numbers_of_a_million_digits(folder: Path) -> None:
     replace_layer(folder, LAYER, layer_bytes(b'{"tensors":' + b"9" * 1_000_000 + b"}", []))
 
@@ -339,6 +347,14 @@ def frequencies_that_do_not_sum(folder: Path) -> None:
 def frequencies_that_sum_by_overflow(folder: Path) -> None:
     frequencies = np.zeros(256, np.int64)
     frequencies[:3] = (1 << 31) - 1, (1 << 31) - 1, 4098
+    edit_chunk(folder, EXACT_LAYER, 0, lambda chunk: _coded_plane(frequencies))
+
+
+@folder
+def frequency_that_is_all(folder: Path) -> None:
+    """Of a symbol that takes no bits at all: a plane of one value is stored as one."""
+    frequencies = np.zeros(256, np.int64)
+    frequencies[7] = 4096
     edit_chunk(folder, EXACT_LAYER, 0, lambda chunk: _coded_plane(frequencies))
 
 
@@ -472,6 +488,11 @@ def _in_every_tensor(folder: Path, **figures: float) -> None:
 
 
 @folder
+def settings_with_a_surrogate(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["settings"].update({"objective": ["\ud800"]}))
+
+
+@folder
 def errors_whose_squares_overflow(folder: Path) -> None:
     _in_every_tensor(folder, rmse=1e300, nrmse=0.1)
 
@@ -547,6 +568,13 @@ def bomb_of_low_rank_factors(folder: Path) -> None:
     head = LOW_RANK_HEAD.pack(rows, 1.0, 0.1) + struct.pack("<HH", rank, len(exponents)) + exponents
     chunk = head + side_matrix(rows, rank) + side_matrix(rank, rank)
     forged(folder, "BF16", (rows, rank), "lowrank", [chunk + b"more"])
+
+
+@folder
+def side_matrix_with_bytes_left_over(folder: Path) -> None:
+    exponents = encode_integers(np.zeros(4, np.int32), False)
+    head = LOW_RANK_HEAD.pack(64, 1.0, 0.1) + struct.pack("<HH", 4, len(exponents)) + exponents
+    forged(folder, "F32", (64, 64), "lowrank", [head + side_matrix(64, 4, b"more") + side_matrix(4, 64)])
 
 
 @folder
