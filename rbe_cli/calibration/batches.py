@@ -11,7 +11,7 @@ import numpy as np
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
-from rbe_cli.layers.tokenizer import decode_text, load_tokenizer
+from rbe_cli.layers.tokenizer import decode_text, encode_lines
 
 #: Tokens of a batch at most, unless one text alone is longer.
 BATCH = 2048
@@ -35,11 +35,7 @@ def sentences(files: ModelFiles, path: Path, longest: int) -> list[Tokens]:
     if file is None:
         raise RBEError(f"{files.name}: no tokenizer.json beside the weights")
     lines = [line for line in decode_text(path.read_bytes(), path).splitlines() if line.strip()]
-    tokenizer = load_tokenizer(file)
-    tokenizer.no_padding()
-    limit = min(longest, (tokenizer.truncation or {}).get("max_length", longest))
-    tokenizer.enable_truncation(limit)
-    return [np.array(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(lines)]
+    return encode_lines(file, lines, longest)
 
 
 def spread(texts: list[Tokens], limit: int) -> list[Tokens]:

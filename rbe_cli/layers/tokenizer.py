@@ -1,23 +1,50 @@
-"""A model's tokenizer, through the tokenizers library, and the text it reads."""
+"""Text as a model's tokens, through the tokenizers library."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.layers.causal_model import Tokens
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The `tokenizers.Tokenizer` of a `tokenizer.json`. Raises RBEError without the library, CorruptFile."""
+def encode(path: Path, text: str) -> Tokens:
+    """A text as the tokens of a `tokenizer.json`. Raises RBEError without the library, CorruptFile."""
+    with _tokenizer(path) as tokenizer:
+        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+
+def encode_lines(path: Path, lines: Sequence[str], longest: int) -> list[Tokens]:
+    """Lines with the special tokens the tokenizer puts in, each cut to `longest`, or less if it says so itself.
+
+    Raises RBEError without the library, CorruptFile.
+    """
+    with _tokenizer(path) as tokenizer:
+        tokenizer.enable_truncation(min(longest, (tokenizer.truncation or {}).get("max_length", longest)))
+        return [np.array(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(lines)]
+
+
+@contextmanager
+def _tokenizer(path: Path) -> Iterator[Any]:
+    """The `tokenizers.Tokenizer` of a file, which pads nothing; whatever the library raises meanwhile is the file's."""
     try:
         import tokenizers
     except ImportError:
         raise RBEError("this model's text needs the tokenizers library: pip install 'rbe-cli[tokenizers]'") from None
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more precise
-        raise CorruptFile(f"{path}: not a tokenizer ({str(error).splitlines()[0]})") from None
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        yield tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # its panics are no Exception
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CorruptFile(f"{path}: not a tokenizer ({reason})") from None
 
 
 def decode_text(data: bytes, path: Path) -> str:

@@ -11,7 +11,7 @@ from rbe_cli import models
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
-from rbe_cli.layers.tokenizer import decode_text, load_tokenizer
+from rbe_cli.layers.tokenizer import decode_text, encode
 
 #: The held-out text that ships beside a model.
 HELD_OUT = "heldout.txt"
@@ -47,7 +47,7 @@ def read_text(files: ModelFiles, path: Path | None, limit: int | None) -> Text:
     data = path.read_bytes()
     tokenizer = files.file("tokenizer.json")
     if tokenizer is not None:
-        tokens, are_bytes = _tokenize(tokenizer, data, path), False
+        tokens, are_bytes = encode(tokenizer, decode_text(data, path)), False
     elif files.json("config.json").get("vocab_size") == _BYTES:
         tokens, are_bytes = np.frombuffer(data, np.uint8).astype(np.int64), True
     else:
@@ -61,8 +61,3 @@ def default_text(files: ModelFiles) -> Path | None:
     if beside is None and files.folder is not None and files.folder.manifest.source in models.NAMES:
         beside = models.path(files.folder.manifest.source) / HELD_OUT
     return beside if beside is not None and beside.is_file() else None
-
-
-def _tokenize(tokenizer: Path, data: bytes, path: Path) -> Tokens:
-    text = decode_text(data, path)
-    return np.array(load_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids, np.int64)
