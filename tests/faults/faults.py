@@ -274,7 +274,7 @@ def output_vanishes(scene: Scene, rng: random.Random) -> str:
         shutil.rmtree(inner)
         _, messages = process.communicate(timeout=300)
         last = messages.splitlines()[-1]
-        said(process.returncode, last, "No such file", "vanished")
+        said(process.returncode, last, "No such file", "there is no folder", "vanished")
         outcome = scene.state(inner / "out", scene.old, scene.new)
         assert outcome == ABSENT
         return outcome
