@@ -25,6 +25,8 @@ ZERO = -(1 << 24)
 PER_OCTAVE = 8
 #: Exponents beyond this are clamped: 2^(+-64) covers every float32 that is worth a scale of its own.
 MAX_EXPONENT = 512
+#: Elements of a row with fewer of which its scale, of some 5 bits, would be most of what is sent of it.
+_SHORT = 64
 _SWEEPS = 4
 _ORIGINS = 4
 
@@ -74,10 +76,10 @@ class ScaleField:
 
         Classes are whole numbers; as the step changes, rows then pass from one class to the next one by one, not all
         at once. With `coarse`, where a class more or less decides whether anything is sent, a flat row axis becomes
-        one that is not.
+        one that is not, unless rows are short, as in the factors of a low rank.
         """
         rows, columns = self.rows, self.columns
-        if coarse and not _varies(rows) and rows.exponents.size > 1:
+        if coarse and not _varies(rows) and rows.exponents.size > 1 and columns.exponents.size >= _SHORT:
             rows = _rounded(self.row_logs, 0, offset)
         elif _varies(rows):
             rows = _rounded(self.row_logs, rows.shift, offset)

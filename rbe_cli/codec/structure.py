@@ -48,8 +48,8 @@ _FEW, _NEARLY = 32, 0.75
 _MUCH = 0.25
 #: Steps that are tried, in eighth octaves up and down.
 _STEP_RANGE = 16
-#: What goes with the factors, about: headers, and the scales of rows and columns.
-_SIDE_BYTES, _SCALE_BYTES = 120.0, 0.25
+#: What goes with the factors, about: bytes of headers, and bits of a row's or a column's scale if it has one.
+_SIDE_BYTES, _SCALE_BITS = 120.0, 2.0
 #: Components whose energy is looked at to see whether low rank is worth looking for, and how much more than that of
 #: noise, relative to all, is clear: 0.03 bits per weight.
 _SKETCHED, _CLEARLY = 16, 0.04
@@ -266,9 +266,11 @@ def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) 
     vectors = factors.vectors[:, : found.rank]
     whole = matrix.whole()
     left: NDArray[np.float32] = whole @ (vectors / factors.columns[:, None]).astype(np.float32)
-    scaled = whole * (1 / factors.columns).astype(np.float32)
-    rows = _scales(_power(scaled, "ij,ij->i") - _power(left, "ij,ij->i"))
-    left += (rng.standard_normal(left.shape) * rounding(shape[0]) * rows[:, None]).astype(np.float32)
+    noise = rng.standard_normal(left.shape) * rounding(shape[0])
+    if _scales_pay(factors.rows, found.rank):
+        scaled = whole * (1 / factors.columns).astype(np.float32)
+        noise *= _scales(_power(scaled, "ij,ij->i") - _power(left, "ij,ij->i"))[:, None]
+    left += noise.astype(np.float32)
     right = vectors + rng.standard_normal(vectors.shape) * (rounding(shape[1]) / found.values)
     back = np.ascontiguousarray((right * factors.columns[:, None]).T, np.float32)
     return LowRank(left, back, b"", np.ones(found.rank, np.float32), np.float32(1))
@@ -400,5 +402,13 @@ def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | N
     i, k = np.unravel_index(np.argmin(total), total.shape)
     if total[i, k] >= 0:
         return None
-    taken = float(bits[i, k]) / 8 + _SIDE_BYTES + (m + n) * _SCALE_BYTES
-    return Components(factors, int(k) + 1, float(steps[i]), taken, values[: k + 1])
+    rank = int(k) + 1
+    scaled = m * _scales_pay(factors.rows, rank) + n * _scales_pay(factors.columns, rank)
+    taken = (float(bits[i, k]) + scaled * _SCALE_BITS) / 8 + _SIDE_BYTES
+    return Components(factors, rank, float(steps[i]), taken, values[:rank])
+
+
+def _scales_pay(scales: NDArray[np.float64], rank: int) -> bool:
+    """Whether lines of so many numbers save more by having scales of their own than these cost."""
+    saved = math.log2(float(np.square(scales).mean())) / 2 - float(np.log2(scales).mean())
+    return rank * saved > _SCALE_BITS

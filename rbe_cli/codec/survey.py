@@ -138,7 +138,8 @@ class SampleSurvey:
     @cached_property
     def _many(self) -> _Sample:
         """Rows enough to tell singular vectors from."""
-        return _sampled(self._matrix, _ROWS_PER_COLUMN * self._matrix.columns)
+        n = self._matrix.columns
+        return _sampled(self._matrix, max(_ROWS_PER_COLUMN * n, _ELEMENTS // n))
 
     def plain(self, shaping: Shaping) -> Analysis | None:
         """Of the matrix as it is; None if it must be kept exactly."""
