@@ -96,7 +96,7 @@ def nncodec(qp: int, lambda_scale: float) -> Peer:
     def encode(w: np.ndarray) -> tuple[Any, int]:
         stream = nnc.compress(
             {"0": w}, qp=qp, use_dq=True, row_skipping=True, param_opt=True, lambda_scale=lambda_scale,
-            return_bitstream=True,
+            bitstream_path=None, return_bitstream=True,
         )  # fmt: skip
         return stream, len(stream)
 

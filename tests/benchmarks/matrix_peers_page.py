@@ -44,6 +44,8 @@ MINILM = "|".join(
 )
 NNCODEC_BITS = (2.0, 3.0, 4.0, 5.0, 6.0)
 EFFORTS = (DEFAULT_EFFORT, 9)
+#: Peers by what their names begin with.
+FAMILIES = ("llama.cpp", "bitsandbytes", "HQQ", "NNCodec")
 #: Bytes of a layer file that are not chunks, at most: what rbe is asked for is so much less than the peer has.
 HEADER = 420
 Record = dict[str, Any]
@@ -157,6 +159,7 @@ def write(command: str) -> None:
         cells = [f"{figure:+.2f}" for gain in gains for figure in (min(gain), statistics.median(gain))]
         name = rows[0]["peer"]["name"].partition(", qp")[0]
         lines.append(f"| {name} | {span} | {' | '.join(cells)} |")
+    lines += ["", *_median_speeds([row for result in results.values() for row in result["rows"].values()])]
     for name, result in results.items():
         lines += ["", f"## {name}, {'x'.join(map(str, result['shape']))} ({result['what']})", ""]
         lines += [
@@ -170,6 +173,26 @@ def write(command: str) -> None:
         lines += [_row(row) for row in sorted(result["rows"].values(), key=lambda row: row["peer"]["bits"])]
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text("\n".join(lines) + "\n")
+
+
+def _median_speeds(rows: list[Record]) -> list[str]:
+    """A table of every coder's speed over all matrices and rates."""
+    runs: dict[str, list[Record]] = {}
+    for row in rows:
+        family = next(name for name in FAMILIES if row["peer"]["name"].startswith(name))
+        runs.setdefault(family, []).append(row["peer"])
+        for effort, own in zip(EFFORTS, row["rbe"], strict=True):
+            runs.setdefault(f"rbe, effort {effort}", []).append(own)
+    lines = [
+        "## The median speed over the matrices and rates, in ns per weight on one core",
+        "",
+        "| coder | encode | decode |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, found in sorted(runs.items()):
+        encode, decode = (statistics.median(run[kind] for run in found) for kind in ("encode_ns", "decode_ns"))
+        lines.append(f"| {name} | {encode:.0f} | {decode:.1f} |")
+    return lines
 
 
 def _row(row: Record) -> str:
