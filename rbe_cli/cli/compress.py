@@ -92,7 +92,7 @@ def command(
     settings.check_patterns(names)
     bounds.check_patterns(names)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
-    load_kernels(status, coding=not dry_run)
+    load_kernels(status)
     if dry_run:
         _dry_run(checkpoint, settings, bounds, whole, form, status)
         return

@@ -17,8 +17,8 @@ from rbe_cli import dtypes, elements
 from rbe_cli.codec.tiles import LONG_ROW, Tile
 from rbe_cli.kernels.field import squared_error
 
-#: Elements that are looked at at once.
-_BAND = 1 << 18
+#: Elements that are looked at at once, and the most of a whole matrix that is read at once.
+_BAND, _READ = 1 << 18, 1 << 20
 
 
 def view_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -126,7 +126,7 @@ class Matrix:
 
     def whole(self) -> NDArray[np.float32]:
         """All rows, float32[rows, columns], to be read only; see `rbe_cli.codec.workspace.whole_matrices`."""
-        if self.rows * self.columns <= _BAND:
+        if self.rows * self.columns <= _READ:
             return self.band(0, self.rows)
         w = np.empty((self.rows, self.columns), np.float32)
         for top, band in self.bands():
