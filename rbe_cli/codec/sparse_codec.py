@@ -43,6 +43,8 @@ _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
 _MAX_INDEX = 1 << 28
+#: Bytes that fitting a tile takes for each of its elements.
+_FIT_BYTES = 28
 #: How many of the coefficients' magnitudes a forecast goes by; coefficients that are summed up at once.
 _RANKS, _PIECE = 1 << 14, 1 << 20
 
@@ -126,7 +128,7 @@ class SparseAnalysis:
         self.threshold = threshold * self.rms
         self._transform = form.transform()
         self.largest = self._left_energy = 0.0
-        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+        with whole_matrices.held(4 * matrix.rows * matrix.columns + _FIT_BYTES * form.grid[0].size):
             weights, magnitudes = self._fitted()
             ranked = self._ranked(magnitudes)
         self._weights = Findings(weights)
