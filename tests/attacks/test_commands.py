@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +29,6 @@ UNSEEN_BY_INSPECT = {
     "bomb_of_many_small_blocks", "bomb_of_blocks_smaller_than_there_are", "bomb_of_deep_paths",
     "bomb_of_tensors_in_one_header", "bomb_of_empty_chunks",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
-    opened = Arena()
-    yield opened
-    opened.close()
 
 
 def bound_of(folder: Path) -> int:

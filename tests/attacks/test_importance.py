@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,6 @@ SOUND: dict[str, Attack] = {
     "moments_that_are_tiny": moments(MOMENTS * 1e-44),
     "shared_in_a_circle": moments(MOMENTS, shared='{"a.weight": "b", "b": "a.weight"}'),
 }
-
-
-@pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
-    opened = Arena()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,6 @@ NAMES = (
 FOLDER = "model \x1b[31m<script>$\\frac$ -->|x"
 #: What a viewer would run or follow, if it is not escaped.
 MARKUP = re.compile(r"(?<!\\)(<[a-z!/]|\[x\]\()")
-
-
-@pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
-    opened = Arena()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,6 @@ def content(path: Path) -> bytes:
         return b""
     with path.open("rb") as file:
         return file.read(1 << 24)
-
-
-@pytest.fixture(scope="module")
-def arena() -> Iterator[Arena]:
-    opened = Arena()
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -88,12 +88,10 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("phase", ["analysing", "encoding"])
-def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: str) -> None:
-    out = tmp_path / "m.rbe"
-    command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7"]
+def interrupted(phase: str, after: float, *arguments: object, timeout: float = 60) -> tuple[int, str, str]:
+    """Exit code, stdout and the stderr that follows of a command that gets Ctrl-C so many seconds into a phase."""
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "rbe_cli", *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -104,10 +102,16 @@ def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: 
         for line in process.stderr:
             if line.startswith(phase):
                 break
-        time.sleep(0.1 if phase == "analysing" else _INTO_ENCODING)
+        time.sleep(after)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+        stdout, stderr = process.communicate(timeout=timeout)
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize(("phase", "after"), [("analysing", 0.1), ("encoding", _INTO_ENCODING)])
+def test_interruption_leaves_nothing_behind(large: Path, tmp_path: Path, phase: str, after: float) -> None:
+    code, stdout, stderr = interrupted(phase, after, "compress", large, "-o", tmp_path / "m.rbe", "--effort", 7)
+    assert code == 130
     assert stdout == ""
     assert "Traceback" not in stderr
     assert [line for line in stderr.splitlines() if "nterrupt" in line or "bort" in line]
@@ -118,23 +122,8 @@ def test_interrupted_replacement_keeps_what_was_there(large: Path, tmp_path: Pat
     out = tmp_path / "m.rbe"
     assert rbe_process("compress", tiny_source, "-o", out, "--bits", 6, "-q").code == 0
     before = (out / "rbe.json").read_bytes()
-    command = [sys.executable, "-m", "rbe_cli", "compress", str(large), "-o", str(out), "--effort", "7", "--force"]
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it only sets a signal's handler
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("encoding"):
-                break
-        time.sleep(_INTO_ENCODING)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 130
+    code, _, _ = interrupted("encoding", _INTO_ENCODING, "compress", large, "-o", out, "--effort", 7, "--force")
+    assert code == 130
     assert os.listdir(tmp_path) == ["m.rbe"]
     assert (out / "rbe.json").read_bytes() == before
 
@@ -143,22 +132,9 @@ def test_interruption_does_not_wait_for_linear_algebra(tmp_path: Path) -> None:
     """The eigenvectors of 3000 columns take many seconds."""
     source = tmp_path / "model.safetensors"
     save_file({"a.weight": np.random.default_rng(0).standard_normal((3000, 3000), np.float32)}, source)
-    command = [sys.executable, "-m", "rbe_cli", "compress", str(source), "-o", str(tmp_path / "out")]
-    with subprocess.Popen(
-        [*command, "--transform", "klt"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it only sets a signal's handler
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("analysing"):
-                break
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=5)
-    assert (process.returncode, stderr) == (130, "rbe: interrupted; nothing half-written was left behind\n")
+    command = ["compress", source, "-o", tmp_path / "out", "--transform", "klt"]
+    code, _, stderr = interrupted("analysing", 1, *command, timeout=5)
+    assert (code, stderr) == (130, "rbe: interrupted; nothing half-written was left behind\n")
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
