@@ -58,3 +58,13 @@ def located(where: str) -> Iterator[None]:
         raise CorruptFile(f"{where}: {damage}") from None
     except MemoryError:
         raise CorruptFile(f"{where}: asks for more memory than there is") from None
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error of a library says, in a line; its name if it says nothing.
+
+    >>> first_line(ValueError("no such thing\nat all")), first_line(KeyError())
+    ('no such thing', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ from pathlib import Path
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import INDEX_SUFFIX, MAX_INDEX, SUFFIX, Checkpoint, open_checkpoint
 from rbe_cli.container.plain_file import read_json
-from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.errors import CorruptFile, RBEError, first_line
 
 #: The small files that are fetched beside the weights.
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
@@ -227,7 +227,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     except RBEError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
             raise RBEError(f"{repo_id}: {_refusal(_status(error), reason)}") from None
         if _unreachable(error):

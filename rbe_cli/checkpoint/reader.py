@@ -19,7 +19,7 @@ from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain, is_text
 from rbe_cli.container.plain_file import PlainFile, read_json
-from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.errors import CorruptFile, RBEError, first_line
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -207,8 +207,7 @@ def open_shard(path: Path, relative: str) -> Shard:
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptFile(f"{path}: not a sound safetensors file ({reason})") from None
+        raise CorruptFile(f"{path}: not a sound safetensors file ({first_line(error)})") from None
 
 
 def _shard(path: Path, relative: str, file: PlainFile) -> Shard:

@@ -15,6 +15,7 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.fields import count, number, text
+from rbe_cli.container.layer_file import MAX_DIMENSIONS
 from rbe_cli.container.names import is_plain, is_tensor_name
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
@@ -281,7 +282,7 @@ def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
     if not isinstance(value["shape"], list):
         raise TypeError
     shape = tuple(count(n) for n in value["shape"])
-    if value["dtype"] not in dtypes.BITS or len(shape) > 32:
+    if value["dtype"] not in dtypes.BITS or len(shape) > MAX_DIMENSIONS:
         raise ValueError
     rmse, nrmse = number(value["rmse"]), number(value["nrmse"])
     if not (rmse == nrmse == 0 or (_LEAST <= rmse <= _MOST and _LEAST <= nrmse <= _MOST)):

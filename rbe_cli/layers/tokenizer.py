@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.errors import CorruptFile, RBEError, first_line
 from rbe_cli.layers.causal_model import Tokens
 
 
@@ -43,8 +43,7 @@ def _tokenizer(path: Path) -> Iterator[Any]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # its panics are no Exception
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CorruptFile(f"{path}: not a tokenizer ({reason})") from None
+        raise CorruptFile(f"{path}: not a tokenizer ({first_line(error)})") from None
 
 
 def decode_text(data: bytes, path: Path) -> str:

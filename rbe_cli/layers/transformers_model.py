@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import elements
 from rbe_cli.container.folder import Folder
-from rbe_cli.errors import RBEError
+from rbe_cli.errors import RBEError, first_line
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
 
@@ -90,7 +90,7 @@ def load_checkpoint(files: ModelFiles) -> Any:
         auto = _auto(transformers.AutoConfig.from_pretrained(config.parent, **_OWN_CODE))
         model = auto.from_pretrained(config.parent, use_safetensors=True, **_OWN_CODE)
     except Exception as error:  # the library raises whatever comes of a configuration
-        raise RBEError(f"{files.name}: transformers cannot load it ({_first_line(error)})") from None
+        raise RBEError(f"{files.name}: transformers cannot load it ({first_line(error)})") from None
     return model.float().eval()
 
 
@@ -114,11 +114,7 @@ def empty_model(files: ModelFiles) -> Any:
         with _parameters_on_meta():
             return _auto(config).from_config(config, trust_remote_code=False)
     except Exception as error:  # the library raises whatever comes of a configuration
-        raise RBEError(f"{path}: transformers cannot build this model ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RBEError(f"{path}: transformers cannot build this model ({first_line(error)})") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli.container.plain_file import PlainFile
-from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.errors import RBEError, UsageError, first_line
 
 _MAX_SIZE = 16 << 20
 
@@ -33,7 +33,6 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: more than {_MAX_SIZE >> 20} MB are no settings")
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path}: not TOML ({reason})") from None
+        raise UsageError(f"{path}: not TOML ({first_line(error)})") from None
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
