@@ -25,6 +25,8 @@ MOST_COMPONENTS = 256
 #: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
 #: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
 _OVERHEAD = -0.05
+#: Bytes that looking for the singular vectors takes for each element.
+_FIT_BYTES = 8
 
 
 class LowRankAnalysis:
@@ -45,7 +47,7 @@ class LowRankAnalysis:
         self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
         count = min(most, max(1, min(matrix.rows, matrix.columns) // 2))
         flat = np.ones(matrix.rows), np.ones(matrix.columns)
-        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+        with whole_matrices.held(_FIT_BYTES * matrix.rows * matrix.columns):
             factors = Factors(matrix.whole(), count, *flat)
         self._values = factors.values
         self._vectors = Findings(np.round(factors.vectors * GRID).astype(np.int16))

@@ -21,8 +21,10 @@ from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transfor
 from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 
-#: Widest matrix a Karhunen-Loeve basis is sent for.
-KLT_COLUMNS = 4096
+#: Widest matrix a Karhunen-Loeve basis is sent for; and for one that is wider than so much, if it is many times longer
+#: than wide: else working out the basis takes more memory than the matrix is allowed, and sending it more bits.
+KLT_COLUMNS, _ANY_KLT_COLUMNS = 4096, 1024
+_ROWS_PER_KLT_COLUMN = 8
 #: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
 _LARGEST_HELD = 1 << 28
 #: Bytes that working out a basis takes, for each of its numbers: some copies in float64.
@@ -31,6 +33,16 @@ EIGEN_BYTES = 56
 _BASIS_ERROR = 0.02
 #: And what it takes at that, per number.
 BASIS_BITS = 5.7
+
+
+def worth_a_basis(rows: int, columns: int) -> bool:
+    """Whether a Karhunen-Loeve basis may be less than what it is for."""
+    return columns <= KLT_COLUMNS and rows >= _ROWS_PER_KLT_COLUMN * columns
+
+
+def may_have_basis(rows: int, columns: int) -> bool:
+    """Whether there is a Karhunen-Loeve basis to be had for a matrix."""
+    return columns <= _ANY_KLT_COLUMNS or worth_a_basis(rows, columns)
 
 
 class Pipeline:
@@ -174,7 +186,7 @@ class Piped:
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order."""
-        height = max(self.alignment, (1 << 20) // self.columns // self.alignment * self.alignment)
+        height = max(self.alignment, (1 << 18) // self.columns // self.alignment * self.alignment)
         for top in range(0, self.rows, height):
             yield top, self.band(top, min(top + height, self.rows))
 

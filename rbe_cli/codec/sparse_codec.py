@@ -43,10 +43,12 @@ _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
 _MAX_INDEX = 1 << 28
-#: Bytes that fitting a tile takes for each of its elements.
-_FIT_BYTES = 28
+#: Blocks are fitted together up to so many elements; bytes that this takes for each of them.
+_FITTED, _FIT_BYTES = 1 << 17, 56
+#: Bytes that a tile takes for each of its elements while it is fitted, and while it is encoded and decoded again.
+_ANALYSIS_BYTES, _ENCODE_BYTES = 4, 24
 #: How many of the coefficients' magnitudes a forecast goes by; coefficients that are summed up at once.
-_RANKS, _PIECE = 1 << 14, 1 << 20
+_RANKS, _PIECE = 1 << 14, 1 << 17
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class SparseAnalysis:
         self.threshold = threshold * self.rms
         self._transform = form.transform()
         self.largest = self._left_energy = 0.0
-        with whole_matrices.held(4 * matrix.rows * matrix.columns + _FIT_BYTES * form.grid[0].size):
+        size = 4 * matrix.rows * matrix.columns + _ANALYSIS_BYTES * form.grid[0].size
+        with whole_matrices.held(size + _FIT_BYTES * max(form.block**2, _FITTED)):
             weights, magnitudes = self._fitted()
             ranked = self._ranked(magnitudes)
         self._weights = Findings(weights)
@@ -203,8 +206,11 @@ class SparseAnalysis:
             by_shape.setdefault((block.bottom - block.top, block.right - block.left), []).append(i)
         for shape, members in by_shape.items():
             a = _transformed(self.form.kind, self.form.block, self.form.levels, shape)
-            parts = [_part(coefficients, tile, blocks[i]) for i in members]
-            weights[members, : a.shape[0]] = _robust_weights(parts, a)
+            together = max(1, _FITTED // a.shape[1])
+            for first in range(0, len(members), together):
+                some = members[first : first + together]
+                parts = [_part(coefficients, tile, blocks[i]) for i in some]
+                weights[some, : a.shape[0]] = _robust_weights(parts, a)
         return weights
 
     def remainders(
@@ -271,15 +277,17 @@ def _robust_weights(parts: list[NDArray[np.float32]], a: NDArray[np.float64]) ->
     part, seen = np.ascontiguousarray(a[:, rows]), y[:, rows]
     q = y @ a.T
     del y
+    functions = part.shape[0]
+    pairs = (part[:, None] * part).reshape(functions**2, -1)
     scale = np.abs(seen).max(axis=1, initial=1e-30)
     for _ in range(_SHARPENINGS):
         left = seen - q @ part
         noise = 2 * np.median(np.abs(left), axis=1)
         trust = np.maximum(scale, np.maximum(noise, 1e-30))[:, None]
         weight = (trust**2 / (trust**2 + left**2)) ** 2
-        gram = np.einsum("ki,bi,li->bkl", part, weight, part, optimize=True)
+        gram = (weight @ pairs.T).reshape(-1, functions, functions)
         moments = (seen * weight) @ part.T
-        gram += 1e-12 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(part.shape[0])
+        gram += 1e-12 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(functions)
         q = np.linalg.solve(gram, moments[:, :, None])[:, :, 0]
         scale *= _SHARPER
     return np.asarray(q, np.float64)
@@ -298,6 +306,10 @@ class SparseEncoding:
         return self._future.result()
 
     def _encode(self) -> Encoded:
+        with whole_matrices.held(_ENCODE_BYTES * self.analysis.form.grid[0].size):
+            return self._encoded()
+
+    def _encoded(self) -> Encoded:
         started = time.thread_time_ns()
         analysis, form, step = self.analysis, self.analysis.form, self.step
         limit = max(_DEAD_ZONE * step, analysis.threshold)

@@ -19,7 +19,16 @@ from rbe_cli import metrics
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.noise_shaping import Shaping
-from rbe_cli.codec.pipeline import BASIS_BITS, EIGEN_BYTES, KLT_COLUMNS, Piped, Pipeline, encode_basis, second_moments
+from rbe_cli.codec.pipeline import (
+    BASIS_BITS,
+    EIGEN_BYTES,
+    Piped,
+    Pipeline,
+    encode_basis,
+    may_have_basis,
+    second_moments,
+    worth_a_basis,
+)
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
 from rbe_cli.codec.tiles import LONG_ROW
@@ -170,13 +179,13 @@ class SampleSurvey:
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
+        if not may_have_basis(self._matrix.rows, n):
+            return None
         if self._many.matrix.rows < 2 * n:
             # Too few to tell a basis from: one that is asked for all the same is made. `auto` has no use for it.
             return (
                 WholeSurvey(self._matrix, self._wish).through("klt", shaping) if self._wish.transform == "klt" else None
             )
-        if n > KLT_COLUMNS:
-            return None
         basis = np.linalg.eigh(second_moments(self._many.matrix))[1][:, ::-1].astype(np.float32)
         pipeline = Pipeline(None, KarhunenLoeve(basis), Description())
         return self._imagined(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
@@ -226,7 +235,7 @@ def candidates(matrix: Matrix, shaped: bool) -> list[str]:
         names.append("lowrank")
     if shaped or columns > LONG_ROW or min(rows, columns) < 16:
         return names
-    if columns <= KLT_COLUMNS and rows >= 8 * columns:
+    if worth_a_basis(rows, columns):
         names.append("klt")
     return [*names, "dct", "dwt"]
 
@@ -282,7 +291,7 @@ def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
     """A pipeline with a transform and no structure; None where a `klt` has no basis to be had."""
     if name != "klt":
         return Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)
-    if matrix.columns > KLT_COLUMNS:
+    if not may_have_basis(matrix.rows, matrix.columns):
         return None
     with whole_matrices.held(EIGEN_BYTES * matrix.columns**2):
         basis = encode_basis(matrix)

@@ -95,12 +95,15 @@ class Blockwise:
         In a fixed order of additions, since what comes out is quantised.
         """
         x = np.ascontiguousarray(x)
-        half, out = scratch("half transformed", x.shape, np.float32), np.empty_like(x)
-        for top in range(0, x.shape[0], self.alignment):
-            multiply_left(self._matrix(min(self.alignment, x.shape[0] - top)), x, top, half)
-        for left in range(0, self._columns, self.alignment):
-            right = self._matrix(min(self.alignment, self._columns - left))
-            multiply_right(half, np.ascontiguousarray(right.T), left, out)
+        out, height = np.empty_like(x), min(self.alignment, x.shape[0])
+        half = scratch("half transformed", (height, self._columns), np.float32)
+        widths = [min(self.alignment, self._columns - left) for left in range(0, self._columns, self.alignment)]
+        right = {width: np.ascontiguousarray(self._matrix(width).T) for width in dict.fromkeys(widths)}
+        for top in range(0, x.shape[0], height):
+            rows, done = x[top : top + height], out[top : top + height]
+            multiply_left(self._matrix(len(rows)), rows, half)
+            for i, width in enumerate(widths):
+                multiply_right(half[: len(rows)], right[width], i * self.alignment, done)
         return out
 
     def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,11 +34,14 @@ _MMAP_THRESHOLD, _SCARCE, _PLENTY = -3, 4 << 20, 32 << 20
 _ARENA_MAX, _ARENAS = -8, 4
 if _mallopt is not None:
     _mallopt(_ARENA_MAX, _ARENAS)
-#: Bytes that matrices held in memory as a whole may take together, those that stay so between passes, and what is put
-#: aside in memory: little, since a file that was just written is read at the speed of memory.
-_WHOLE, _KEPT, _ASIDE = 96 << 20, 48 << 20, 4 << 20
-#: And the buffers of all searches.
-_SEARCHED = 144 << 20
+#: Bytes that matrices held in memory as a whole may take together, and the buffers of all searches, and matrices that
+#: stay in memory between passes: for checkpoints of small tensors, and more for each byte of the largest. With what is
+#: put aside in memory (little, since a file that was just written is read at the speed of memory), the interpreter and
+#: the kernels, and some megabytes for each of 16 threads, that is 300 MB and three times the largest tensor.
+_WHOLE, _SEARCHED, _KEPT, _MOST_KEPT = (30 << 20, 1.5), (50 << 20, 1.0), (12 << 20, 0.75), 48 << 20
+_ASIDE = 4 << 20
+#: The tensor that is thought of where nobody has said how large they are.
+_LARGEST = 1 << 25
 
 
 class Inline(Executor):
@@ -65,6 +68,12 @@ class Allowance:
         self._returning = False
         self._changed = threading.Condition(threading.RLock())
         self._holding = threading.local()
+
+    def resize(self, size: int) -> None:
+        """Have another size from now on; what was taken stays so."""
+        with self._changed:
+            self._size = size
+            self._changed.notify_all()
 
     def take(self, size: int) -> bool:
         """Take some bytes, if there are so many left; whoever did gives them back."""
@@ -93,9 +102,9 @@ class Allowance:
         if getattr(self._holding, "some", False):
             yield
             return
-        size = min(size, self._size)
         with self._changed:
-            self._changed.wait_for(lambda: self.take(size))
+            self._changed.wait_for(lambda: self._taken + size <= self._size or not self._taken)
+            self._taken += size
             if self._scarce and size >= _SCARCE:
                 _keep_freed(False)
                 self._returning = True
@@ -125,13 +134,24 @@ def return_freed() -> None:
 
 
 #: For the few matrices that an encoder needs whole, in float32: without it every thread would hold one.
-whole_matrices = Allowance(_WHOLE, scarce=True)
+whole_matrices = Allowance(0, scarce=True)
 #: For what an encoder has worked out of matrices and would work out again in every pass.
-kept_matrices = Allowance(_KEPT)
+kept_matrices = Allowance(0)
 #: For `Findings`.
 arrays_aside = Allowance(_ASIDE)
 #: For `searching`.
-searches = Allowance(_SEARCHED)
+searches = Allowance(0)
+
+
+def make_room(largest: int) -> None:
+    """Fit the allowances to a checkpoint whose largest tensor has so many bytes, as stored."""
+    whole, searched, kept = (size + int(share * largest) for size, share in (_WHOLE, _SEARCHED, _KEPT))
+    whole_matrices.resize(whole)
+    searches.resize(searched)
+    kept_matrices.resize(min(kept, _MOST_KEPT))
+
+
+make_room(_LARGEST)
 
 
 class Findings:

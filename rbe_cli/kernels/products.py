@@ -28,12 +28,11 @@ def _add_rows(factors, rows, row):
 
 
 @njit(**JIT)
-def multiply_left(matrix, x, top, out):
-    """Rows top to top + h - 1 of `out` = matrix @ the same rows of x. matrix float32[h, h]; x, out float32[m, n]."""
-    h = matrix.shape[0]
-    for i in range(h):
-        out[top + i, :] = np.float32(0.0)
-        _add_rows(matrix[i], x[top : top + h], out[top + i])
+def multiply_left(matrix, x, out):
+    """The first rows of `out` = matrix @ x. matrix float32[h, h]; x float32[h, n]; out float32[m, n]."""
+    for i in range(matrix.shape[0]):
+        out[i, :] = np.float32(0.0)
+        _add_rows(matrix[i], x, out[i])
 
 
 @njit(**JIT)

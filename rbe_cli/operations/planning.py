@@ -21,7 +21,7 @@ from rbe_cli.codec.rate_control import Forecast, OwnGoal
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.wish import Wish, reference_error
-from rbe_cli.codec.workspace import return_freed
+from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
@@ -87,6 +87,7 @@ class Planner:
         self.plans: list[Plan] = []
         self.elements = sum(info.elements for _, info in checkpoint.tensors)
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
+        make_room(max((info.nbytes for _, info in checkpoint.tensors), default=0))
         self._pool = pool
         self._progress = progress
         self._importance = read_importance(settings.importance) if settings.importance else None

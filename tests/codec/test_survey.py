@@ -12,6 +12,7 @@ from rbe_cli.codec import survey
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec.pipeline import may_have_basis
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import stands_out
@@ -200,3 +201,14 @@ def test_extent() -> None:
         w[3, 3] = odd
         assert extent_of(matrix_of(w)) is None
         assert analyse(matrix_of(w)) is None
+
+
+def test_no_basis_where_it_would_take_more_than_the_matrix_is_allowed() -> None:
+    assert may_have_basis(1024, 1024)
+    assert may_have_basis(32768, 4096)
+    assert not may_have_basis(4096, 4096)
+    assert not may_have_basis(1 << 20, 4097)
+    matrix = matrix_of(low(1100, 1056))
+    chosen = prepare(matrix, PLAIN, wish(3, "klt"))
+    assert chosen is not None
+    assert chosen.name == "none"

@@ -9,17 +9,32 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rbe_cli.codec import workspace
+from rbe_cli.codec import sparse_codec, workspace
 from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
 from rbe_cli.codec.trellis_codec import Encoding
-from rbe_cli.codec.workspace import Allowance, Inline, scratch, searching
+from rbe_cli.codec.workspace import Allowance, Inline, make_room, scratch, searching
+
+
+class Asked(Allowance):
+    """An allowance without end that remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 40)
+        self.asked: list[int] = []
+
+    def held(self, size: int) -> AbstractContextManager[None]:
+        """What `Allowance.held` does."""
+        self.asked.append(size)
+        return super().held(size)
 
 
 def peak(work: Callable[[], Any]) -> int:
@@ -66,18 +81,64 @@ def test_a_search_takes_what_it_asks_for(
 ) -> None:
     shaping = PLAIN if axis is None else fed_along(axis, columns if axis else rows)
     analysis = analysis_of(rows, columns, shaping)
-    asked: list[int] = []
-
-    class Asked(Allowance):
-        def take(self, size: int) -> bool:
-            asked.append(size)
-            return super().take(size)
-
-    monkeypatch.setattr(workspace, "searches", Asked(1 << 40))
+    searches = Asked()
+    monkeypatch.setattr(workspace, "searches", searches)
     encode = lambda: Encoding(analysis, analysis.unit * 0.2, states, Inline()).result()  # noqa: E731
     encode()
     factor = 0 if axis is None else 14 * (columns if axis else rows) ** 2
-    assert peak(encode) < 1.2 * max(asked) + factor + (4 << 20)
+    assert peak(encode) < 1.2 * max(searches.asked) + factor + (4 << 20)
+
+
+@pytest.mark.parametrize(("kind", "block"), [("dct", 32), ("dct", 128), ("dwt", 512)])
+def test_blocks_take_what_they_ask_for(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
+    matrix = Matrix(w.view(np.uint8).ravel(), "F32", 1024, 1024)
+    form = sparse_form(matrix, kind, block, 3, with_basis=True)
+    fit = lambda: SparseAnalysis(matrix, form, float((w.astype(float) ** 2).sum()), 0.0)  # noqa: E731
+    analysis = fit()
+    encode = lambda: SparseEncoding(analysis, analysis.unit, Inline()).result()  # noqa: E731
+    for work in (fit, encode):
+        work()
+        whole = Asked()
+        monkeypatch.setattr(sparse_codec, "whole_matrices", whole)
+        assert peak(work) < 1.2 * max(whole.asked) + (4 << 20)
+
+
+@pytest.mark.parametrize("largest", [0, 1 << 20, 1 << 22, 1 << 25, 48 << 20, 1 << 30])
+def test_all_allowances_are_within_the_bound(largest: int) -> None:
+    """Beside 185 MB of interpreter, libraries and kernels."""
+    try:
+        make_room(largest)
+        allowances = (workspace.whole_matrices, workspace.searches, workspace.kept_matrices, workspace.arrays_aside)
+        assert sum(taken_from(allowance) for allowance in allowances) <= 115e6 + 3 * largest
+    finally:
+        make_room(workspace._LARGEST)
+
+
+def taken_from(allowance: Allowance) -> int:
+    """All that there is of it, found by taking it, in units of 64 KiB."""
+    size = 0
+    while allowance.take(1 << 16):
+        size += 1 << 16
+    allowance.give(size)
+    return size
+
+
+def test_whoever_waits_for_more_than_there_is_gets_it_when_alone() -> None:
+    allowance = Allowance(10)
+    got = threading.Event()
+
+    def want() -> None:
+        with allowance.held(9):
+            got.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with allowance.held(5):
+            waiting = pool.submit(want)
+            allowance.resize(4)
+            assert not got.wait(0.05)
+        waiting.result(10)
+    assert got.is_set()
 
 
 def test_searches_wait_for_room_and_leave_their_buffers_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,16 +16,15 @@ def arrays(*shapes: tuple[int, int]) -> list[np.ndarray]:
     return [(rng.standard_normal(shape) * np.exp(rng.normal(0, 3, shape))).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize(("h", "n", "top"), [(1, 1, 0), (4, 7, 2), (8, 8, 0), (5, 17, 3)])
-def test_multiply_left(h: int, n: int, top: int) -> None:
-    matrix, x = arrays((h, h), (top + h + 2, n))
-    out = np.full_like(x, 7)
-    products.multiply_left(matrix, x, top, out)
-    expected = naive.product(matrix, x[top : top + h])
-    assert out[top : top + h].tobytes() == expected.tobytes()
-    assert (out[:top] == 7).all()
-    assert (out[top + h :] == 7).all()
-    assert expected == pytest.approx(matrix.astype(np.float64) @ x[top : top + h], rel=1e-3, abs=1e-2)
+@pytest.mark.parametrize(("h", "n"), [(1, 1), (4, 7), (8, 8), (5, 17)])
+def test_multiply_left(h: int, n: int) -> None:
+    matrix, x = arrays((h, h), (h, n))
+    out = np.full((h + 2, n), 7, np.float32)
+    products.multiply_left(matrix, x, out)
+    expected = naive.product(matrix, x)
+    assert out[:h].tobytes() == expected.tobytes()
+    assert (out[h:] == 7).all()
+    assert expected == pytest.approx(matrix.astype(np.float64) @ x, rel=1e-3, abs=1e-2)
 
 
 @pytest.mark.parametrize(("w", "m", "left"), [(1, 1, 0), (4, 7, 2), (8, 8, 0), (5, 17, 3)])
