@@ -23,8 +23,8 @@ from rbe_cli.errors import Damage
 
 #: Widest matrix a Karhunen-Loeve basis is sent for; and for one that is wider than so much, if it is many times longer
 #: than wide: else working out the basis takes more memory than the matrix is allowed, and sending it more bits.
-KLT_COLUMNS, _ANY_KLT_COLUMNS = 4096, 1024
-_ROWS_PER_KLT_COLUMN = 8
+KLT_COLUMNS, _ANY_KLT_COLUMNS = 4096, 512
+ROWS_PER_KLT_COLUMN = 8
 #: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
 _LARGEST_HELD = 1 << 28
 #: Bytes that working out a basis takes, for each of its numbers: some copies in float64.
@@ -35,14 +35,9 @@ _BASIS_ERROR = 0.02
 BASIS_BITS = 5.7
 
 
-def worth_a_basis(rows: int, columns: int) -> bool:
-    """Whether a Karhunen-Loeve basis may be less than what it is for."""
-    return columns <= KLT_COLUMNS and rows >= _ROWS_PER_KLT_COLUMN * columns
-
-
 def may_have_basis(rows: int, columns: int) -> bool:
     """Whether there is a Karhunen-Loeve basis to be had for a matrix."""
-    return columns <= _ANY_KLT_COLUMNS or worth_a_basis(rows, columns)
+    return columns <= _ANY_KLT_COLUMNS or (columns <= KLT_COLUMNS and rows >= ROWS_PER_KLT_COLUMN * columns)
 
 
 class Pipeline:

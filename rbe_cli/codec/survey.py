@@ -22,12 +22,12 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.pipeline import (
     BASIS_BITS,
     EIGEN_BYTES,
+    ROWS_PER_KLT_COLUMN,
     Piped,
     Pipeline,
     encode_basis,
     may_have_basis,
     second_moments,
-    worth_a_basis,
 )
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
@@ -40,6 +40,9 @@ from rbe_cli.codec.workspace import whole_matrices
 _LOW_RANK_ELEMENTS = 1 << 25
 #: Elements of the sample the blockwise transforms are tried on, about.
 _BLOCKWISE_SAMPLE = 1 << 16
+#: Widest matrix that `auto` tries a Karhunen-Loeve basis on: it takes an encoder minutes for one of 4096 columns, and a
+#: decoder so long that it would have to gain 13 dB.
+_KLT_COLUMNS = 1024
 #: A first guess of what a blockwise transform gains is good to so many dB.
 _GUESS = 0.15
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
@@ -235,7 +238,7 @@ def candidates(matrix: Matrix, shaped: bool) -> list[str]:
         names.append("lowrank")
     if shaped or columns > LONG_ROW or min(rows, columns) < 16:
         return names
-    if worth_a_basis(rows, columns):
+    if columns <= _KLT_COLUMNS and rows >= ROWS_PER_KLT_COLUMN * columns:
         names.append("klt")
     return [*names, "dct", "dwt"]
 

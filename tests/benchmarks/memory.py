@@ -28,8 +28,8 @@ from rbe_cli.calibration.importance import MOMENTS
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from tests.command_line import ENVIRONMENT
 
-#: Rows and columns of most tensors, as in a model of 7 billion weights; tensors of a shard.
-_SHAPE, _PER_SHARD = (4096, 4096), 8
+#: Tensors of a shard.
+_PER_SHARD = 8
 _BOUND_FACTOR, _BOUND_CONSTANT = 3, 300e6
 _TYPES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32}
 
@@ -77,22 +77,22 @@ def pieces(shape: tuple[int, int], dtype: str, number: int) -> Iterator[np.ndarr
         yield raw[: min(rows, shape[0] - top)].ravel()
 
 
-def write_checkpoint(folder: Path, size: float, dtype: str, name: str = "model.layers.{:04d}.proj.weight") -> int:
-    """About `size` bytes in shards of _PER_SHARD matrices; returns how many matrices."""
+def write_checkpoint(folder: Path, size: float, dtype: str, n: int, name: str) -> int:
+    """About `size` bytes in shards of _PER_SHARD matrices of n x n; returns how many matrices."""
     folder.mkdir(parents=True)
-    each = _SHAPE[0] * _SHAPE[1] * (2 if dtype == "BF16" else 4)
-    count = max(1, round(size / each))
+    shape = n, n
+    count = max(1, round(size / (n * n * _TYPES[dtype]().itemsize)))
     for shard in range(0, count, _PER_SHARD):
         numbers = range(shard, min(shard + _PER_SHARD, count))
-        tensors = layout((name.format(i), dtype, _SHAPE) for i in numbers)
-        data = (pieces(_SHAPE, dtype, i) for i in numbers)
+        tensors = layout((name.format(i), dtype, shape) for i in numbers)
+        data = (pieces(shape, dtype, i) for i in numbers)
         write_safetensors(folder / f"model-{shard // _PER_SHARD:05d}.safetensors", tensors, data, None)
     return count
 
 
-def write_importance(path: Path, count: int) -> None:
+def write_importance(path: Path, count: int, n: int) -> None:
     """Second moments of the inputs of so many matrices of `write_checkpoint`, the same for all: a square matrix."""
-    rng, n = np.random.default_rng(0), _SHAPE[1]
+    rng = np.random.default_rng(0)
     inputs = rng.standard_normal((256, n), np.float32) * np.exp(0.3 * rng.standard_normal(n, np.float32))
     moments = inputs.T @ inputs / 256
     names = [f"model.layers.{i:04d}.proj.weight" for i in range(count)]
@@ -143,7 +143,9 @@ def measure(what: str, source: Path, largest: int, options: list[str]) -> Iterat
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="0.2,1,5", help="checkpoints of so many GB, BF16")
+    parser.add_argument("--sizes", default="0.2,1,5", help="checkpoints of so many GB")
+    parser.add_argument("--dtype", choices=list(_TYPES), default="BF16", help="their type")
+    parser.add_argument("--columns", type=int, default=4096, help="columns and rows of their matrices")
     parser.add_argument("--tensor", action="append", default=[], help="one tensor of a G elements: BF16 or F32")
     parser.add_argument("--one-layer", action="store_true", help="all matrices are of one layer")
     parser.add_argument("--moments", action="store_true", help="compress with second moments of all inputs")
@@ -152,7 +154,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the figures to this file")
     arguments = parser.parse_args()
     options = arguments.options.split()
-    jobs: list[tuple[str, float, str]] = [("shards", float(s) * 1e9, "BF16") for s in arguments.sizes.split(",") if s]
+    n, stored = arguments.columns, arguments.dtype
+    matrices = "shards" if n == 4096 else f"shards of {n} x {n}"
+    jobs: list[tuple[str, float, str]] = [(matrices, float(s) * 1e9, stored) for s in arguments.sizes.split(",") if s]
     jobs += [("one tensor of 1 G elements", 0.0, dtype) for dtype in arguments.tensor]
     results: list[Measured] = []
     print(HEAD, flush=True)
@@ -161,15 +165,15 @@ def main() -> None:
             source = Path(folder) / "source"
             if size:
                 name = "model.proj.{:04d}" if arguments.one_layer else "model.layers.{:04d}.proj.weight"
-                count = write_checkpoint(source, size, dtype, name)
-                largest = _SHAPE[0] * _SHAPE[1] * 2
+                count = write_checkpoint(source, size, dtype, n, name)
+                largest = n * n * _TYPES[dtype]().itemsize
                 if arguments.moments:
-                    write_importance(source.with_name("moments.safetensors"), count)
+                    write_importance(source.with_name("moments.safetensors"), count, n)
                     # The largest tensor that is read.
-                    largest = _SHAPE[1] ** 2 * 4
+                    largest = n * n * 4
             else:
                 write_tensor(source, (1 << 17, 1 << 13), dtype)
-                largest = (1 << 30) * (2 if dtype == "BF16" else 4)
+                largest = (1 << 30) * _TYPES[dtype]().itemsize
             more = ["--importance", str(source.with_name("moments.safetensors"))] if arguments.moments else []
             title = f"{what}, {dtype}" + (", one layer" if arguments.one_layer else "")
             for result in measure(title, source, largest, options + more):
