@@ -237,9 +237,9 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     if matrix.columns * rows.size > 1 << 20:
         rows = rows[:: max(1, matrix.columns * rows.size >> 20)]
     rows = rows[field.rows.exponents[rows] != ZERO]
-    scaled = np.empty((rows.size, matrix.columns))
-    for row, i in zip(scaled, rows.tolist(), strict=True):
-        row[:] = matrix.band(i, i + 1)[0]
+    if not rows.size:
+        return field, 0
+    scaled = matrix.some(rows).astype(np.float64)
     scaled *= np.exp2(-field.rows.exponents[rows] / 8 - field.log_sigma0)[:, None]
     scaled *= np.sqrt(_inverse_power(field.columns))
     live = rows.size * int((field.columns.exponents != ZERO).sum())

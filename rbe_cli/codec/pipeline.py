@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
-from rbe_cli.codec.source import Description, Matrix
+from rbe_cli.codec.source import Description, Matrix, read_rows
 from rbe_cli.codec.structure import LowRank, of_one_sign, on_grid
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
@@ -185,6 +186,12 @@ class Piped:
         for top in range(0, self.rows, height):
             yield top, self.band(top, min(top + height, self.rows))
 
+    def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Single rows by their numbers, float32[k, columns], a copy."""
+        if self._values is not None:
+            return self._values[rows]
+        return read_rows(self, rows)
+
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of the weights a tile's values stand for."""
         return self._matrix.squared_error(self._opened().inverse(values, tile.top), tile)
@@ -205,11 +212,11 @@ def encode_basis(matrix: Matrix) -> bytes:
     return encode_side_matrix(on_grid(of_one_sign(vectors)), nrmse=_BASIS_ERROR)
 
 
-def second_moments(matrix: Matrix) -> NDArray[np.float64]:
-    """Those of the columns, float64[columns, columns], with every row brought to one scale."""
-    moments = np.zeros((matrix.columns, matrix.columns))
+def second_moments(matrix: Matrix, real: type[np.floating] = np.float64) -> NDArray[Any]:
+    """Those of the columns, float64[columns, columns] or another `real`, with every row brought to one scale."""
+    moments = np.zeros((matrix.columns, matrix.columns), real)
     for _, band in matrix.bands():
-        wide = band.astype(np.float64)
+        wide = band.astype(real)
         power = np.einsum("ij,ij->i", wide, wide)
         wide /= np.sqrt(np.where(power > 0, power, 1.0))[:, None]
         moments += wide.T @ wide

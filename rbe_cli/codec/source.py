@@ -83,6 +83,9 @@ class Domain(Protocol):
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, some at a time, with the number of the first."""
 
+    def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Single rows by their numbers, float32[k, columns], a copy."""
+
     def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
         """Squared error of the weights that a tile's decoded values stand for, rounded to the tensor's type."""
 
@@ -94,6 +97,12 @@ class Domain(Protocol):
 
     def ready(self) -> Domain:
         """The same for somebody who is going to read all of it: with everything that takes in memory."""
+
+
+def read_rows(matrix: Domain, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What `Domain.some` gives, by reading runs of neighbours."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return np.concatenate([matrix.band(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,13 @@ class Matrix:
         size = self.columns * (dtypes.BITS[self.dtype] // 8)
         piece = self.raw[top * size : bottom * size]
         return elements.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
+
+    def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Single rows by their numbers, float32[k, columns], a copy."""
+        if not isinstance(self.raw, np.ndarray):
+            return read_rows(self, rows)
+        pieces = self.raw.reshape(self.rows, -1)[rows]
+        return elements.to_float32(pieces.ravel(), self.dtype).reshape(rows.size, self.columns)
 
     def whole(self) -> NDArray[np.float32]:
         """All rows, float32[rows, columns], to be read only; see `rbe_cli.codec.workspace.whole_matrices`."""

@@ -12,6 +12,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,11 +136,16 @@ class Factors:
     """
 
     def __init__(
-        self, scaled: NDArray[np.float32], count: int, rows: NDArray[np.float64], columns: NDArray[np.float64]
+        self,
+        scaled: NDArray[np.float32],
+        count: int,
+        rows: NDArray[np.float64],
+        columns: NDArray[np.float64],
+        real: type[np.floating] = np.float64,
     ) -> None:
-        """Of float32[m, n] that was divided by the scales already."""
+        """Of float32[m, n] that was divided by the scales already; `real` is what one computes in."""
         self.rows, self.columns = rows, columns
-        self.values, self.vectors = leading(scaled, count)
+        self.values, self.vectors = leading(scaled, count, real)
         self.energy = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64))
 
     def scales_left(self, scaled: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -196,8 +202,10 @@ class Components:
     values: NDArray[np.float64]
 
 
-def find_components(matrix: Matrix, share: float = 1.0) -> Components | None:
+def find_components(matrix: Matrix, share: float = 1.0, real: type[np.floating] = np.float64) -> Components | None:
     """Find them; None if none saves any. With a `share` below 1 the matrix is so much of a tensor's rows.
+
+    Vectors are found in `real` numbers: float32 is half the time, and enough for a forecast.
 
     One copy of it is held in float32, of which the caller has asked `workspace.whole_matrices`.
     """
@@ -213,7 +221,7 @@ def find_components(matrix: Matrix, share: float = 1.0) -> Components | None:
     scaled = _divided(matrix, *scales)
     best: Components | None = None
     for count in sorted({most if _is_long(matrix.rows, matrix.columns) else min(most, _FEW), most}):
-        factors = Factors(scaled, count, *scales)
+        factors = Factors(scaled, count, *scales, real)
         best = _best_rank(factors, m, n, share)
         if best is None or best.rank < _NEARLY * count:
             break
@@ -221,7 +229,7 @@ def find_components(matrix: Matrix, share: float = 1.0) -> Components | None:
         # The scales of the weights then say little of those of what is left.
         scales = factors.scales_left(scaled, best.rank)
         del scaled
-        factors = Factors(_divided(matrix, *scales), factors.values.size, *scales)
+        factors = Factors(_divided(matrix, *scales), factors.values.size, *scales, real)
         best = _best_rank(factors, m, n, share)
     return best
 
@@ -235,7 +243,7 @@ def stands_out(matrix: Matrix) -> bool:
     w = matrix.whole()
     scaled = w / np.sqrt(np.maximum(np.einsum("ij,ij->i", w, w), _TINY))[:, None]
     scaled /= np.sqrt(np.maximum(np.einsum("ij,ij->j", scaled, scaled) * n, _TINY))
-    squares, _ = _iterated(scaled, count, 1)
+    squares, _ = _iterated(scaled if m >= n else scaled.T, count, 1, np.float32)
     # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
     edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
     return float(squares.sum()) > (count * edge + _CLEARLY) * float(np.vdot(scaled, scaled))
@@ -329,7 +337,9 @@ def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors * np.where(largest < 0, -1.0, 1.0)
 
 
-def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def leading(
+    w: NDArray[np.float32], count: int, real: type[np.floating] = np.float64
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leading singular values and right singular vectors.
 
     By way of its shorter side's: of a matrix many times longer than wide, or the reverse, exactly; else by subspace
@@ -338,10 +348,10 @@ def leading(w: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], ND
     m, n = w.shape
     tall = w if m >= n else w.T
     if _is_long(m, n):
-        squares, vectors = np.linalg.eigh(_products(tall))
-        squares, vectors = squares[::-1][:count], vectors[:, ::-1][:, :count]
+        squares, vectors = np.linalg.eigh(_products(tall, real))
+        squares, vectors = (found[..., ::-1][..., :count].astype(np.float64) for found in (squares, vectors))
     else:
-        squares, vectors = _iterated(tall, count, _ITERATIONS)
+        squares, vectors = _iterated(tall, count, _ITERATIONS, real)
     if m < n:
         vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
     return np.sqrt(np.maximum(squares, 1e-300)), of_one_sign(vectors)
@@ -351,22 +361,24 @@ def _is_long(m: int, n: int) -> bool:
     return max(m, n) >= _LONG * min(m, n)
 
 
-def _products(w: NDArray[np.float32]) -> NDArray[np.float64]:
+def _products(w: NDArray[np.float32], real: type[np.floating]) -> NDArray[Any]:
     """w^T w, some rows at a time."""
-    moments = np.zeros((w.shape[1], w.shape[1]))
+    moments = np.zeros((w.shape[1], w.shape[1]), real)
     height = max(1, _BAND // w.shape[1])
     for top in range(0, w.shape[0], height):
-        wide = w[top : top + height].astype(np.float64)
+        wide = w[top : top + height].astype(real, copy=False)
         moments += wide.T @ wide
     return moments
 
 
-def _iterated(w: NDArray[np.float32], count: int, iterations: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _iterated(
+    w: NDArray[np.float32], count: int, iterations: int, real: type[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     basis = _random_basis(w.shape[1], min(count + _OVERSAMPLING, *w.shape))
     for _ in range(iterations):
-        basis = np.linalg.qr((w.T @ (w @ basis)).astype(np.float64))[0].astype(np.float32)
-    projected = (w @ basis).astype(np.float64)
-    squares, rotation = np.linalg.eigh(projected.T @ projected)
+        basis = np.linalg.qr((w.T @ (w @ basis)).astype(real, copy=False))[0].astype(np.float32, copy=False)
+    projected = (w @ basis).astype(real, copy=False)
+    squares, rotation = (found.astype(np.float64) for found in np.linalg.eigh(projected.T @ projected))
     order = np.argsort(squares)[::-1][:count]
     return squares[order], basis.astype(np.float64) @ rotation[:, order]
 

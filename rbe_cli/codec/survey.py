@@ -127,7 +127,7 @@ def _sampled(matrix: Matrix, rows: int, run: int = _RUN) -> _Sample:
     else:
         tops = np.arange(runs) * (matrix.rows // run) // runs * run
         taken = (tops[:, None] + np.arange(run)).ravel()
-        values = np.concatenate([matrix.band(top, top + run) for top in tops.tolist()])
+        values = matrix.some(taken)
     return _Sample(Matrix.of(values), taken, taken.size / matrix.rows)
 
 
@@ -189,14 +189,14 @@ class SampleSurvey:
             return (
                 WholeSurvey(self._matrix, self._wish).through("klt", shaping) if self._wish.transform == "klt" else None
             )
-        basis = np.linalg.eigh(second_moments(self._many.matrix))[1][:, ::-1].astype(np.float32)
-        pipeline = Pipeline(None, KarhunenLoeve(basis), Description())
+        basis = np.linalg.eigh(second_moments(self._many.matrix, np.float32))[1][:, ::-1]
+        pipeline = Pipeline(None, KarhunenLoeve(basis, orthonormal=True), Description())
         return self._imagined(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
         with whole_matrices.held(4 * self._many.matrix.rows * n):
-            found = find_components(self._many.matrix, self._many.share)
+            found = find_components(self._many.matrix, self._many.share, np.float32)
         if found is None:
             return None
         pipeline = Pipeline.of(imagine_low_rank(self._few.matrix, found, (m, n)), "none", 0, 0, n)

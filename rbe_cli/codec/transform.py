@@ -135,14 +135,16 @@ class KarhunenLoeve:
     ----------
     basis : float32[n, n]
         Columns are the basis vectors, as decoded.
+    orthonormal : bool
+        Whether it was not rounded: y = x @ basis.
     """
 
     alignment = 1
 
-    def __init__(self, basis: NDArray[np.float32]) -> None:
+    def __init__(self, basis: NDArray[np.float32], orthonormal: bool = False) -> None:
         self.products = basis.shape[0]
         self._back = np.ascontiguousarray(basis.T)
-        self._solved: NDArray[np.float32] | None = None
+        self._solved = np.ascontiguousarray(basis) if orthonormal else None
         self._solving = threading.Lock()
 
     def _ahead(self) -> NDArray[np.float32]:

@@ -26,14 +26,19 @@ from numpy.typing import DTypeLike, NDArray
 from rbe_cli.errors import RBEError
 
 _local = threading.local()
-#: Of glibc; others have none. M_MMAP_THRESHOLD, while memory is scarce and otherwise (its own upper limit).
+#: Of glibc; others have none. M_MMAP_THRESHOLD, from which on an array has pages of its own that go back to the system
+#: with it, while memory is scarce and otherwise (its own upper limit); M_TRIM_THRESHOLD, how much that was freed at the
+#: end of a heap stays there: pages that come and go are a sixth of the time of a forecast.
 _malloc_trim, _mallopt = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
 _MMAP_THRESHOLD, _SCARCE, _PLENTY = -3, 4 << 20, 32 << 20
+_TRIM_THRESHOLD, _AT_END = -1, 8 << 20
 #: M_ARENA_MAX: the C library has a heap for each thread, and in each some megabytes that were freed, unless told to
 #: make do with fewer. Arrays are few and large; no thread waits for another's heap.
 _ARENA_MAX, _ARENAS = -8, 4
 if _mallopt is not None:
     _mallopt(_ARENA_MAX, _ARENAS)
+    _mallopt(_MMAP_THRESHOLD, _PLENTY)
+    _mallopt(_TRIM_THRESHOLD, _AT_END)
 #: Bytes that matrices held in memory as a whole may take together, and the buffers of all searches, and matrices that
 #: stay in memory between passes: for checkpoints of small tensors, and more for each byte of the largest. With what is
 #: put aside in memory (little, since a file that was just written is read at the speed of memory), the interpreter and
