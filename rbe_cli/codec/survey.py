@@ -32,7 +32,7 @@ from rbe_cli.codec.pipeline import (
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
 from rbe_cli.codec.tiles import LONG_ROW
-from rbe_cli.codec.transform import KarhunenLoeve, Transform
+from rbe_cli.codec.transform import Blockwise, KarhunenLoeve
 from rbe_cli.codec.wish import Wish, cost_of
 from rbe_cli.codec.workspace import whole_matrices
 
@@ -255,14 +255,16 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     band = matrix.band(top, min(top + wish.block, matrix.rows))
     part = np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
     sample = Matrix.of(part)
+    scale = mean_scale(part)
     plain: Analysis | None = None
 
     def gains(name: str) -> bool:
         nonlocal plain
         pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
+        assert isinstance(pipeline.transform, Blockwise)
         # Half the price: a sample may be unlucky.
         price = pipeline.decode_cost / 2
-        if guessed_gain(part, pipeline.transform) < price - _GUESS:
+        if guessed_gain(scale, pipeline.transform.roughly(part)) < price - _GUESS:
             return False
         plain = plain or analyse(sample)
         if plain is None:
@@ -275,19 +277,19 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     return [name for name in names if name not in blockwise or gains(name)]
 
 
-def guessed_gain(part: NDArray[np.float32], transform: Transform) -> float:
-    """About what a transform gains on some blocks, in dB: the change of the mean logarithm of the scales."""
-    with np.errstate(all="ignore"):
-        gain = _mean_scale(part) - _mean_scale(transform.forward(part))
+def guessed_gain(scale: float, coefficients: NDArray[np.float32]) -> float:
+    """About what a transform gains on some blocks, in dB: the change of their `mean_scale`."""
+    gain = scale - mean_scale(coefficients)
     return metrics.DB_PER_BIT * gain if math.isfinite(gain) else math.inf
 
 
-def _mean_scale(x: NDArray[np.float32]) -> float:
+def mean_scale(x: NDArray[np.float32]) -> float:
     """Mean logarithm, in octaves, of the scales of rows and columns."""
-    squares = np.square(x, dtype=np.float64)
-    rows = squares.mean(axis=1)
-    columns = (squares / rows[:, None]).mean(axis=0)
-    return float(np.log2(rows).mean() + np.log2(columns).mean()) / 2
+    with np.errstate(all="ignore"):
+        squares = np.square(x, dtype=np.float64)
+        rows = squares.mean(axis=1)
+        columns = (1 / rows) @ squares / len(x)
+        return float(np.log2(rows).mean() + np.log2(columns).mean()) / 2
 
 
 def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -106,17 +106,24 @@ class Blockwise:
                 multiply_right(half[: len(rows)], right[width], i * self.alignment, done)
         return out
 
+    def roughly(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coefficients, good until this thread's next call, but for their last bits: by the library's product."""
+        return self._by_library(x, lambda n: self._matrix(n).T)
+
     def inverse(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows of some coefficients, good until this thread's next call: by the library's product, which is fast."""
+        return self._by_library(y, self._matrix)
+
+    def _by_library(self, y: NDArray[np.float32], matrix: Callable[[int], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Every block between the transpose of a matrix of its height and a matrix of its width."""
         half, out = scratch("half transformed", y.shape, np.float32), scratch("transformed", y.shape, np.float32)
         for rows in self._runs(y.shape[0]):
             shape = (rows.blocks, rows.size, self._columns)
-            matrix = self._matrix(rows.size)
-            np.matmul(matrix.T, y[rows.part].reshape(shape), out=half[rows.part].reshape(shape))
+            np.matmul(matrix(rows.size).T, y[rows.part].reshape(shape), out=half[rows.part].reshape(shape))
         for columns in self._runs(self._columns):
             shape = (y.shape[0], columns.blocks, columns.size)
             ahead, back = (side[:, columns.part].reshape(shape).swapaxes(0, 1) for side in (half, out))
-            np.matmul(ahead, self._matrix(columns.size), out=back)
+            np.matmul(ahead, matrix(columns.size), out=back)
         return out
 
     def _runs(self, n: int) -> Iterator[_Run]:
