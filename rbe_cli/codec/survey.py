@@ -43,6 +43,9 @@ _BLOCKWISE_SAMPLE = 1 << 16
 #: Widest matrix that `auto` tries a Karhunen-Loeve basis on: it takes an encoder minutes for one of 4096 columns, and a
 #: decoder so long that it would have to gain 13 dB.
 _KLT_COLUMNS = 1024
+#: Rows for each column from which on a sample says first whether a Karhunen-Loeve basis may be the best; what it says
+#: is good to so many dB.
+_ROWS_TO_SAMPLE, _SAMPLED_WELL = 32, 0.3
 #: A first guess of what a blockwise transform gains is good to so many dB.
 _GUESS = 0.15
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
@@ -69,6 +72,9 @@ class Survey(Protocol):
 
     def promising(self, names: Sequence[str]) -> list[str]:
         """What of some pipelines is worth a closer look."""
+
+    def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
+        """Whether a pipeline may cost less than `price`, in dB; where only a closer look can tell, it may."""
 
     def through(self, name: str, shaping: Shaping) -> Look | None:
         """Of the matrix through a pipeline; None if there is none of that name to be had."""
@@ -103,6 +109,17 @@ class WholeSurvey:
         with Piped(matrix, pipeline).held() as piped:
             analysis = analyse(piped, shaping)
         return Look(analysis, pipeline.decode_cost) if analysis else None
+
+    def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
+        """Whether a pipeline may cost less than `price`; a sample tells where looking at the whole would take long."""
+        rows, columns = self._matrix.rows, self._matrix.columns
+        if name != "klt" or rows < _ROWS_TO_SAMPLE * columns:
+            return True
+        look = SampleSurvey(self._matrix, self._wish).through(name, shaping)
+        if look is None:
+            return True
+        cost = cost_of(look.analysis.of_tensor(plain), self._wish, rows * columns)
+        return cost + look.time < price + _SAMPLED_WELL
 
 
 class _Sample(NamedTuple):
@@ -167,6 +184,10 @@ class SampleSurvey:
         if "lowrank" in found and not stands_out(_sampled(self._matrix, rows).matrix):
             found.remove("lowrank")
         return found
+
+    def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
+        """It has a look at once."""
+        return True
 
     def through(self, name: str, shaping: Shaping) -> Look | None:
         """Of the matrix through a pipeline; None if there is none of that name to be had."""

@@ -138,7 +138,10 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     reference = cost_of(plain, wish, elements)
     found = [_Candidate("none", plain, reference, reference)]
     for name in names:
-        look = survey.through(name, shaping) if name != "none" else None
+        price = min(candidate.price for candidate in found)
+        if name == "none" or (wish.transform == "auto" and not survey.may_beat(name, shaping, plain, price)):
+            continue
+        look = survey.through(name, shaping)
         if look is not None:
             # The unit is a property of the tensor, not of how it is coded: the same multiplier, the same error.
             analysis = look.analysis.of_tensor(plain)
