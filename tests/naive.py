@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -415,6 +416,25 @@ def add_up(values: Sequence[int]) -> list[int] | None:
     """Running sums; None if one does not fit 32 bits."""
     totals = list(itertools.accumulate(values))
     return totals if all(-(1 << 31) <= total < 1 << 31 for total in totals) else None
+
+
+def axis_costs(
+    logs: np.ndarray, middle: float, per_octave: int, highest: int, origins: int, others: int, units: int
+) -> list[float]:
+    """Entropy, learning and the loss of Kullback and Leibler, unit by unit and zero by zero; to rounding."""
+    costs = []
+    for shift in range(units):
+        unit = 2**shift / per_octave
+        for origin in range(origins):
+            zero = middle + origin * unit / origins
+            reach = highest // 2**shift
+            indices = [min(max(math.floor((x - zero) / unit + 0.5), -reach), reach) for x in logs.tolist()]
+            counts = Counter(indices)
+            entropy = -sum(count * math.log2(count / len(indices)) for count in counts.values())
+            wrong = [index * unit + zero - x for index, x in zip(indices, logs.tolist(), strict=True)]
+            lost = sum((math.exp(-2 * math.log(2) * w) - 1) / (2 * math.log(2)) + w for w in wrong)
+            costs.append(entropy + 10 * (len(counts) - 1) + 16 + others * lost)
+    return costs
 
 
 def sweep(w: np.ndarray, column_weight: np.ndarray, column_sum: np.ndarray) -> tuple[list[float], list[float]]:

@@ -17,7 +17,7 @@ from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.workspace import Findings
 from rbe_cli.errors import Damage
-from rbe_cli.kernels.field import column_powers, sweep, unpack_exponents
+from rbe_cli.kernels.field import axis_costs, column_powers, sweep, unpack_exponents
 
 #: Exponent of a row or column of zeros.
 ZERO = -(1 << 24)
@@ -28,7 +28,8 @@ MAX_EXPONENT = 512
 #: Elements of a row with fewer of which its scale, of some 5 bits, would be most of what is sent of it.
 _SHORT = 64
 _SWEEPS = 4
-_ORIGINS = 4
+#: Units that are tried, each twice the one before, and zeros for each.
+_UNITS, _ORIGINS = 4, 4
 
 
 @dataclass(frozen=True)
@@ -135,38 +136,23 @@ def _log_scale(power: NDArray[np.float64]) -> NDArray[np.float64]:
 def _quantise(log_scale: NDArray[np.float64], others: int) -> tuple[Axis, float, float]:
     """Integers for one axis: (axis, logarithm of the scale at exponent 0, bits it costs).
 
-    The cost is the side information plus, for each of the `others` elements per entry, what coding a Gaussian with
-    the wrong scale costs.
+    `others` elements have each entry's scale; see `axis_costs`.
     """
     live = np.isfinite(log_scale)
     if not live.any():
         return Axis(np.where(live, 0, ZERO).astype(np.int32), 3), 0.0, 0.0
     logs = log_scale[live]
-    shifts = np.repeat(np.arange(4), _ORIGINS)[:, None]
-    units, reach = (1 << shifts) / PER_OCTAVE, MAX_EXPONENT >> shifts
-    zeros = np.median(logs) + np.tile(np.arange(_ORIGINS), 4)[:, None] * units / _ORIGINS
-    indices = np.clip(np.floor((logs - zeros) / units + 0.5), -reach, reach)
-    wrong = indices * units + zeros - logs
-    losses = (0.5 * (np.exp2(-2 * wrong) - 1) / math.log(2) + wrong).sum(axis=1) * others
-    whole = indices.astype(np.int64)
-    costs = _entropies(whole) + losses
+    middle = float(np.median(logs))
+    costs = np.empty(_UNITS * _ORIGINS)
+    axis_costs(logs, middle, PER_OCTAVE, MAX_EXPONENT, _ORIGINS, others, costs)
     i = int(np.argmin(costs))
-    shift = int(shifts[i, 0])
+    shift, origin = divmod(i, _ORIGINS)
+    unit = (1 << shift) / PER_OCTAVE
+    zero = middle + origin * unit / _ORIGINS
+    reach = MAX_EXPONENT >> shift
     exponents = np.full(log_scale.size, ZERO, np.int32)
-    exponents[live] = whole[i] << shift
-    return Axis(exponents, shift), float(zeros[i, 0]), float(costs[i])
-
-
-def _entropies(indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Bits of some rows of integers, each under its own histogram, and some for learning it: about what `encode_axis`
-    takes.
-    """
-    n, first = indices.shape[1], int(indices.min())
-    width = int(indices.max()) - first + 1
-    apart = indices - first + width * np.arange(len(indices))[:, None]
-    counts = np.bincount(apart.ravel(), minlength=width * len(indices)).reshape(-1, width)
-    bits = -(counts * np.log2(np.maximum(counts, 1) / n)).sum(axis=1)
-    return np.asarray(bits + 10.0 * ((counts > 0).sum(axis=1) - 1) + 16.0)
+    exponents[live] = np.clip(np.floor((logs - zero) / unit + 0.5), -reach, reach).astype(np.int32) << shift
+    return Axis(exponents, shift), zero, float(costs[i])
 
 
 def encode_axis(axis: Axis) -> bytes:

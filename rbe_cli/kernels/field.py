@@ -62,6 +62,51 @@ def column_powers(w, total):
 
 
 @njit(**JIT)
+def axis_costs(logs, middle, per_octave, highest, origins, others, costs):
+    """What it costs, in bits, to round the logarithms of an axis to multiples of a unit, for some units and zeros.
+
+    The entropy of the integers with some bits for learning it, about what `scale_field.encode_axis` takes; and for each
+    of the `others` elements per entry what coding a Gaussian with the wrong scale costs.
+
+    Parameters
+    ----------
+    logs : float64[n]
+        To base 2.
+    middle : float
+        The first zero; the others are above it by parts of the unit.
+    per_octave, highest : int
+        The finest unit is 1 / per_octave; no integer goes beyond `highest` of these.
+    origins : int
+        Zeros for each unit.
+    costs : float64[k]
+        Written: for each unit, which doubles, those of its zeros.
+    """
+    n = logs.shape[0]
+    counts = np.zeros(2 * highest + 1, np.int64)
+    for c in range(costs.shape[0]):
+        shift = c // origins
+        unit = (1 << shift) / per_octave
+        zero = middle + (c % origins) * unit / origins
+        reach = highest >> shift
+        low, high = reach, -reach
+        loss = 0.0
+        for i in range(n):
+            index = int(min(max(math.floor((logs[i] - zero) / unit + 0.5), -reach), reach))
+            wrong = index * unit + zero - logs[i]
+            loss += 0.5 * (2.0 ** (-2.0 * wrong) - 1.0) / math.log(2.0) + wrong
+            low, high = min(low, index), max(high, index)
+            counts[index + highest] += 1
+        bits, kinds = 16.0, 0
+        for index in range(low, high + 1):
+            count = counts[index + highest]
+            counts[index + highest] = 0
+            if count > 0:
+                bits -= count * math.log2(count / n)
+                kinds += 1
+        costs[c] = bits + 10.0 * (kinds - 1) + loss * others
+
+
+@njit(**JIT)
 def unpack_exponents(stored, marked, shift, highest, zero, exponents):
     """Exponents of an axis, int32[n], from the integers of its stored form.
 

@@ -45,6 +45,15 @@ def test_column_powers(shape: tuple[int, int]) -> None:
     assert total.tolist() == expected
 
 
+@pytest.mark.parametrize("n", [1, 2, 100])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 100.0])
+def test_axis_costs(n: int, spread: float) -> None:
+    logs = spread * np.random.default_rng(n).standard_normal(n) - 3
+    costs = np.empty(16)
+    field.axis_costs(logs, float(np.median(logs)), 8, 512, 4, 50, costs)
+    assert costs.tolist() == pytest.approx(naive.axis_costs(logs, float(np.median(logs)), 8, 512, 4, 50, 4), rel=1e-9)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sum_of_squares(shape: tuple[int, int]) -> None:
     w = matrix(shape).ravel()
