@@ -14,6 +14,8 @@ from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.transform import Blockwise
 from rbe_cli.kernels.products import add_product
 
+_NOISE = np.arange(4096, dtype=np.uint8) % 7
+
 
 def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
@@ -22,8 +24,7 @@ def compile_all() -> None:
         chunks = trellis_codec.Encoding(analysis, 0.1, 4, pool).result().chunks
     decoder, grid = open_tensor(chunks[0], (analysis.matrix.rows, analysis.matrix.columns))
     decoder.decode(chunks[1], grid[0])
-    noise = np.arange(4096, dtype=np.uint8) % 7
-    lossless.decode_chunk(next(lossless.encode(noise, "U8")), 0, "U8", noise.shape)
+    lossless.decode_chunk(next(lossless.encode(_NOISE, "U8")), 0, "U8", _NOISE.shape)
 
 
 def compile_analysis() -> Analysis:
@@ -35,4 +36,5 @@ def compile_analysis() -> Analysis:
     analysis.expected_error(0.1)
     Blockwise("dct", 8, 0, 8).forward(w)
     add_product(w, w, np.float32(1), np.zeros_like(w))
+    next(lossless.encode(_NOISE, "U8"))
     return analysis
