@@ -41,9 +41,9 @@ class Analysis:
         Sum of squares; `rms` its mean's root.
     largest : float
         Largest magnitude, in units of the smallest factor a_i b_j.
-    first_offset : int; elements, weights : float64[n]
-        Number of live elements in each class, the first of which is `first_offset` from that of exponent 0, and their
-        sum of (a_i b_j)^2.
+    first_offset : float; elements, weights : float64[n]
+        Number of live elements in each class, the first of which is `first_offset` from that of exponent 0 (whole but
+        in a forecast), and their sum of (a_i b_j)^2.
     side_bytes : float
         Everything but the coded symbols.
     share : float
@@ -60,7 +60,7 @@ class Analysis:
     energy: float
     rms: float
     largest: float
-    first_offset: int
+    first_offset: float
     elements: NDArray[np.float64]
     weights: NDArray[np.float64]
     side_bytes: float
@@ -97,6 +97,17 @@ class Analysis:
         base = math.floor(exact + 0.5)
         mean = first + float(np.arange(self.elements.size) @ self.elements) / float(self.elements.sum())
         return base, self.field.aligned(exact - base, mean < _COARSE)
+
+    def raised(self, octaves: float, shaping: float) -> Analysis:
+        """The same of weights whose scale is so much larger, of which steps grow with the part `shaping`."""
+        kept, shaped = octaves * (1 - shaping), octaves * shaping
+        return replace(
+            self,
+            unit=self.unit * 2.0**kept if self.shaping.geometric else self.unit,
+            factor=self.factor * 2.0**shaped,
+            first_offset=self.first_offset + 8 * kept,
+            weights=self.weights * 4.0**shaped,
+        )
 
     def corrected(self, size: float, error: float) -> Analysis:
         """The same with so many times the bytes of symbols, and the error, at every step."""
@@ -166,7 +177,7 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
         return None
     energy, largest = extent
     rms = math.sqrt(energy / (matrix.rows * matrix.columns))
-    field = scale_field.fit(matrix, use_rows=matrix.rows > 1, use_columns=matrix.rows > 1)
+    field = scale_field.fit(matrix, matrix.rows > 1, matrix.rows > 1, share)
     field, family = _normalise(matrix, field)
     row_steps, row_class = shaped(field.rows, shaping.row, shaping.row_importance)
     column_steps, column_class = shaped(field.columns, shaping.column, shaping.column_importance)

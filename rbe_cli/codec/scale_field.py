@@ -80,11 +80,11 @@ class ScaleField:
         one that is not, unless rows are short, as in the factors of a low rank.
         """
         rows, columns = self.rows, self.columns
-        if coarse and not _varies(rows) and rows.exponents.size > 1 and columns.exponents.size >= _SHORT:
+        if coarse and not varies(rows) and rows.exponents.size > 1 and columns.exponents.size >= _SHORT:
             rows = _rounded(self.row_logs, 0, offset)
-        elif _varies(rows):
+        elif varies(rows):
             rows = _rounded(self.row_logs, rows.shift, offset)
-        elif _varies(columns):
+        elif varies(columns):
             columns = _rounded(self.column_logs, columns.shift, offset)
         return replace(self, rows=rows, columns=columns)
 
@@ -114,7 +114,8 @@ class KeptField:
         return ScaleField(Axis(rows, row_shift), Axis(columns, column_shift), self.log_sigma0, row_logs, column_logs)
 
 
-def _varies(axis: Axis) -> bool:
+def varies(axis: Axis) -> bool:
+    """Whether an axis has more than one scale, zeros apart."""
     live = axis.exponents[axis.exponents != ZERO]
     return live.size > 0 and bool((live != live[0]).any())
 
@@ -182,8 +183,8 @@ def decode_axis(data: bytes, n: int) -> Axis:
     return Axis(exponents, shift)
 
 
-def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleField:
-    """Fit the field of a matrix of finite numbers.
+def fit(w: Domain, use_rows: bool = True, use_columns: bool = True, share: float = 1.0) -> ScaleField:
+    """Fit the field of a matrix of finite numbers; with a `share` below 1, to be that of a matrix with more rows.
 
     An axis is left flat where it would not pay. Rows and columns of zeros get the exponent ZERO whatever else is
     decided, unless that axis is ruled out by the arguments.
@@ -230,7 +231,7 @@ def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
             _quantise(row_logs, live_columns) if row_logs is not None else (_only_zeros(dead_rows, use_rows), 0.0, 0.0)
         )
         columns, column_zero, column_cost = (
-            _quantise(column_logs, live_rows)
+            _quantise(column_logs, round(live_rows / share))
             if column_logs is not None
             else (_only_zeros(dead_columns, use_columns), 0.0, 0.0)
         )
@@ -249,7 +250,7 @@ def fit(w: Domain, use_rows: bool = True, use_columns: bool = True) -> ScaleFiel
             rows_only - flat_log if row_logs is None else row_logs - row_zero,
             columns_only - flat_log if column_logs is None else column_logs - column_zero,
         )
-        candidates.append((elements * mean_log + row_cost + column_cost, field))
+        candidates.append(((elements * mean_log + row_cost) / share + column_cost, field))
 
     add(None, None)
     if use_rows:

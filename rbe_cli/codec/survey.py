@@ -29,6 +29,7 @@ from rbe_cli.codec.pipeline import (
     may_have_basis,
     second_moments,
 )
+from rbe_cli.codec.scale_field import varies
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
 from rbe_cli.codec.tiles import LONG_ROW
@@ -163,6 +164,22 @@ class SampleSurvey:
     def complete(self) -> bool:
         """Whether the matrix is so small that the sample is all of it."""
         return self._few.share == 1
+
+    def levelled(self, analysis: Analysis, shaping: Shaping) -> Analysis:
+        """An analysis of the sample, raised or lowered to the level of all rows, whose energies are known.
+
+        By the mean of the logarithms where rows have scales of their own, else by the mean of the energies.
+        """
+        if self.complete:
+            return analysis
+        power = np.concatenate([np.einsum("ij,ij->i", band, band) for _, band in self._matrix.bands()])
+        some = power[self._few.rows]
+        logs = [np.log2(part[part > 0], dtype=np.float64) for part in (power, some)]
+        if not logs[1].size or not all(np.isfinite(part).all() for part in logs):
+            return analysis
+        if varies(analysis.field.rows):
+            return analysis.raised(float(logs[0].mean() - logs[1].mean()) / 2, shaping.row / 16)
+        return analysis.raised(math.log2(power.mean(dtype=np.float64) / some.mean(dtype=np.float64)) / 2, 0.0)
 
     @cached_property
     def _many(self) -> _Sample:
