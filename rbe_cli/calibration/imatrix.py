@@ -7,14 +7,15 @@ squares times calls. Source: llama.cpp, tools/imatrix/imatrix.cpp.
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.calibration import gguf
 from rbe_cli.calibration.importance import Alias, Importance, MeanSquares
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
@@ -83,41 +84,53 @@ def read_imatrix(path: Path) -> Importance:
     """Read either form. Raises RBEError if it cannot be read, CorruptFile if it is neither."""
     try:
         file = PlainFile(path)
-        found = _read_gguf(path) if file.read(0, 4) == b"GGUF" else _read_binary(path, file)
+        found = _read_gguf(path, file) if file.read(0, 4) == gguf.MAGIC else _read_binary(path, file)
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
     return Importance(path, found, {}, alias=llama_name)
 
 
-def _read_gguf(path: Path) -> dict[str, MeanSquares]:
+def _read_gguf(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
     try:
-        import gguf
-    except ImportError:
-        raise RBEError(f"{path}: needs the gguf package: pip install 'rbe-cli[gguf]'") from None
-    try:
-        tensors: dict[str, Any] = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
-    except Exception as error:  # the library raises whatever comes of bad bytes
-        raise CorruptFile(f"{path}: not a sound GGUF file ({type(error).__name__})") from None
-    found: dict[str, MeanSquares] = {}
-    for name, data in tensors.items():
+        tensors = gguf.tensors_of(file)
+    except ValueError:
+        raise CorruptFile(f"{path}: not a sound GGUF file, or cut short") from None
+    end, found = file.stamp()[0], dict[str, MeanSquares]()
+    for name, sums in tensors.items():
         base = name.removesuffix(_SUMS)
-        if base == name or base + _COUNTS not in tensors:
+        counts = tensors.get(base + _COUNTS)
+        if base == name or counts is None:
             continue
-        sums, counts = np.atleast_2d(data), np.ravel(tensors[base + _COUNTS])
-        if sums.dtype != np.float32 or counts.dtype != np.float32 or sums.ndim != 2 or counts.size != len(sums):
+        experts, inputs = (1, *sums.shape)[-2:]
+        if (
+            {sums.kind, counts.kind} != {gguf.F32}
+            or not 1 <= len(sums.shape) <= 2
+            or math.prod(counts.shape) != experts
+            or not 1 <= experts <= _MOST_ENTRIES
+        ):
             raise CorruptFile(f"{path}: {name!r} and its counts do not belong together")
-        for i, count in enumerate(counts):
+        if max(sums.begin + 4 * experts * inputs, counts.begin + 4 * experts) > end:
+            raise CorruptFile(f"{path}: {name!r} is cut short")
+        for i, count in enumerate(_floats(path, file, counts.begin, experts)):
             # An expert that no token went to says nothing.
             if count > 0:
-                read = partial(_mean, sums[i], float(count))
-                found[base if len(sums) == 1 else f"{base}[{i}]"] = MeanSquares(sums.shape[1], read)
+                read = partial(_mean_of, path, file, sums.begin + 4 * i * inputs, inputs, float(count))
+                found[base if experts == 1 else f"{base}[{i}]"] = MeanSquares(inputs, read)
     if not found:
         raise CorruptFile(f"{path}: a GGUF file without an importance matrix")
     return found
 
 
-def _mean(sums: NDArray[np.float32], count: float) -> NDArray[np.float64]:
-    return sums.astype(np.float64) / count
+def _floats(path: Path, file: PlainFile, begin: int, size: int) -> NDArray[np.float32]:
+    data = file.read(begin, 4 * size)
+    if len(data) != 4 * size:
+        raise RBEError(f"{path}: changed while it was read; run again when nothing writes to it")
+    return np.frombuffer(data, "<f4")
+
+
+def _mean_of(path: Path, file: PlainFile, begin: int, size: int, count: float) -> NDArray[np.float64]:
+    """So many numbers from a place on, over a count."""
+    return _floats(path, file, begin, size).astype(np.float64) / count
 
 
 def _read_binary(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
@@ -135,12 +148,6 @@ def _read_binary(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
     def integer() -> int:
         return int.from_bytes(file.read(skip(4), 4), "little", signed=True)
 
-    def read(begin: int, size: int, calls: int) -> NDArray[np.float64]:
-        data = file.read(begin, 4 * size)
-        if len(data) != 4 * size:
-            raise RBEError(f"{path}: changed while it was read; run again when nothing writes to it")
-        return _mean(np.frombuffer(data, "<f4"), calls if calls > 0 else 1)
-
     entries = integer()
     if not 0 < entries <= _MOST_ENTRIES:
         raise refusal
@@ -150,5 +157,5 @@ def _read_binary(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
             raise refusal
         name = file.read(skip(length), length).decode("utf-8", "replace")
         calls, size = integer(), integer()
-        found[name] = MeanSquares(size, partial(read, skip(4 * size), size, calls))
+        found[name] = MeanSquares(size, partial(_mean_of, path, file, skip(4 * size), size, calls if calls > 0 else 1))
     return found

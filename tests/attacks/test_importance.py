@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from tests.attacks.budget import CONSTANT, CPU_SECONDS
 from tests.attacks.trial import Arena
+from tests.gguf_files import gguf_bytes, text
 from tests.synthetic import safetensors_bytes, scaled_normal
 
 N = 96
@@ -115,6 +116,58 @@ BINARY: dict[str, Attack] = {
     "a_binary_that_is_a_pipe": os.mkfifo,
     "a_binary_that_is_a_device": lambda path: path.symlink_to("/dev/zero"),
 }
+SUMS = {"a.weight.in_sum2": SQUARES.reshape(1, N), "a.weight.counts": np.ones((1, 1), np.float32)}
+
+
+def header(tensors: int, values: int, data: bytes = b"") -> Attack:
+    """A GGUF file that claims so many, and what follows."""
+    return lambda path: path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, values) + data + bytes(64))
+
+
+def value(kind: int, data: bytes) -> Attack:
+    """A GGUF file that would be sound but for one value."""
+    return lambda path: path.write_bytes(gguf_bytes(SUMS, text("x") + struct.pack("<I", kind) + data, 1))
+
+
+def tensor(name: str, shape: tuple[int, ...], offset: int = 0, kind: int = 0) -> bytes:
+    """What a GGUF file says of a tensor."""
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def pair(first: bytes, second: bytes = tensor("a.weight.counts", (1, 1), 512)) -> Attack:
+    """A GGUF file of two tensors, with data for both."""
+    return header(2, 0, first + second + bytes(1024))
+
+
+GGUF: dict[str, Attack] = {
+    "a_list_without_end": value(9, struct.pack("<IQ", 0, 1 << 60)),
+    "a_list_of_strings_without_end": value(9, struct.pack("<IQ", 8, 1 << 60)),
+    "a_list_of_lists": value(9, struct.pack("<IQ", 9, 1) * 2000),
+    "a_string_without_end": value(8, struct.pack("<Q", 1 << 63)),
+    "a_value_of_no_type": value(99, b""),
+    "two_to_the_sixty_values": header(0, 1 << 60),
+    "two_to_the_sixty_tensors": header(1 << 60, 0),
+    "a_million_values_of_no_name": header(0, 1 << 20, bytes(13 << 20)),
+    "values_beyond_the_most": value(8, struct.pack("<Q", 17 << 20) + bytes(17 << 20)),
+    "a_gguf_without_tensors": header(0, 0),
+    "version_one": lambda path: path.write_bytes(gguf_bytes(SUMS, version=1)),
+    "big_endian": lambda path: path.write_bytes(gguf_bytes(SUMS, version=3 << 24)),
+    "an_alignment_of_nothing": lambda path: path.write_bytes(
+        gguf_bytes(SUMS, text("general.alignment") + struct.pack("<II", 4, 0), 1)
+    ),
+    "a_tensor_of_five_dimensions": pair(tensor("a.weight.in_sum2", (N, 1, 1, 1, 1))),
+    "a_tensor_of_two_to_the_sixty_dimensions": header(1, 0, text("a") + struct.pack("<I", 0xFFFFFFFF)),
+    "sums_beyond_the_file": pair(tensor("a.weight.in_sum2", (1 << 62, 1))),
+    "sums_whose_size_overflows": pair(tensor("a.weight.in_sum2", (1 << 63, 1 << 63))),
+    "sums_that_begin_beyond_the_file": pair(tensor("a.weight.in_sum2", (N, 1), (1 << 64) - 8)),
+    "sums_of_half_precision": pair(tensor("a.weight.in_sum2", (N, 1), 0, 1)),
+    "sums_twice": pair(tensor("a.weight.in_sum2", (N, 1)), tensor("a.weight.in_sum2", (N, 1))),
+    "four_billion_experts": pair(tensor("a.weight.in_sum2", (0, 1 << 32)), tensor("a.weight.counts", (1, 1 << 32))),
+    "nan_in_gguf": lambda path: path.write_bytes(gguf_bytes(SUMS | {"a.weight.in_sum2": np.full((1, N), np.nan)})),
+    "counts_that_are_tiny": lambda path: path.write_bytes(
+        gguf_bytes({name: at(array, 1e-45 if "counts" in name else 3e38, (0, 0)) for name, array in SUMS.items()})
+    ),
+}
 #: Odd, but mean squares and second moments all the same.
 SOUND: dict[str, Attack] = {
     "one_input_that_is_all": squares(at(np.zeros(N, np.float32), 3e38, (0,))),
@@ -138,10 +191,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("attack", SAFETENSORS | BINARY)
+@pytest.mark.parametrize("attack", SAFETENSORS | BINARY | GGUF)
 def test_hostile_importance(attack: str, arena: Arena, source: Path, tmp_path: Path) -> None:
     file = tmp_path / ("importance.safetensors" if attack in SAFETENSORS else "importance.dat")
-    (SAFETENSORS | BINARY)[attack](file)
+    (SAFETENSORS | BINARY | GGUF)[attack](file)
     out = tmp_path / "out"
     (trial,) = arena.run(("compress", source, "-o", out, "-q", "--effort", "0", "--importance", file))
     assert str(file) in trial.complaint()

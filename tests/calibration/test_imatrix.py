@@ -10,6 +10,7 @@ import pytest
 
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
+from tests.gguf_files import gguf_bytes, text
 
 SUMS = {
     "blk.0.attn_q.weight": np.array([2.0, 4.0, 6.0], np.float32),
@@ -17,23 +18,15 @@ SUMS = {
     "blk.11.ffn_down.weight": np.array([1.0, 2.0], np.float32),
 }
 TOKENS = 4
+#: Bytes of the numbers of GGUF, by their types.
+NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
-def write_gguf(path: Path, sums: dict[str, np.ndarray], counts: dict[str, np.ndarray]) -> Path:
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(path, "")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", ["text.txt"])
-    writer.add_uint32("imatrix.chunk_count", 1)
-    writer.add_uint32("imatrix.chunk_size", TOKENS)
-    for name, values in sums.items():
-        writer.add_tensor(f"{name}.in_sum2", np.atleast_2d(values))
-        if name in counts:
-            writer.add_tensor(f"{name}.counts", counts[name].reshape(-1, 1))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def write_gguf(path: Path, sums: dict[str, np.ndarray], counts: dict[str, np.ndarray], values: bytes = b"") -> Path:
+    """As llama-imatrix writes them, and further values before the others."""
+    arrays = {f"{name}.in_sum2": np.atleast_2d(array) for name, array in sums.items()}
+    arrays |= {f"{name}.counts": counts[name].reshape(-1, 1) for name in sums if name in counts}
+    path.write_bytes(gguf_bytes(arrays, values))
     return path
 
 
@@ -91,8 +84,43 @@ def test_a_file_without_counts_or_with_wrong_ones(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match=r"'blk.0.attn_q.weight.in_sum2' and its counts"):
         read_importance(write_gguf(tmp_path / "b.gguf", SUMS, wrong))
     negative = {"blk.0.attn_q.weight": -SUMS["blk.0.attn_q.weight"]}
+    importance = read_importance(write_gguf(tmp_path / "c.gguf", negative, counts(*negative)))
     with pytest.raises(UsageError, match=r"c.gguf: 'blk.0.attn_q.weight' holds"):
-        read_importance(write_gguf(tmp_path / "c.gguf", negative, counts(*negative)))
+        importance.mean_square("blk.0.attn_q.weight", (4, 3))
+
+
+def test_what_the_gguf_package_writes(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "imatrix"
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["text.txt"])
+    for name, values in SUMS.items():
+        writer.add_tensor(f"{name}.in_sum2", np.atleast_2d(values))
+        writer.add_tensor(f"{name}.counts", np.array([[TOKENS]], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = read_importance(path).mean_square("model.layers.0.self_attn.q_proj.weight", (3, 3))
+    assert found is not None
+    assert found[1].tolist() == (SUMS["blk.0.attn_q.weight"] / TOKENS).tolist()
+
+
+def test_values_of_every_type_are_passed_over(tmp_path: Path) -> None:
+    values = [text(f"n{kind}") + struct.pack("<I", kind) + bytes(size) for kind, size in NUMBERS.items()]
+    values += [text(f"l{kind}") + struct.pack("<IIQ", 9, kind, 3) + bytes(3 * size) for kind, size in NUMBERS.items()]
+    values += [
+        text("s") + struct.pack("<I", 8) + text("some"),
+        text("l") + struct.pack("<IIQ", 9, 8, 2) + text("a") * 2,
+    ]
+    values += [text("general.alignment") + struct.pack("<II", 4, 64)]
+    arrays = {"a.weight.in_sum2": np.array([[2.0, 4.0]], np.float32), "a.weight.counts": np.array([2.0], np.float32)}
+    path = tmp_path / "i.gguf"
+    path.write_bytes(gguf_bytes(arrays, b"".join(values), len(values), alignment=64))
+    found = read_importance(path).mean_square("a.weight", (3, 2))
+    assert found is not None
+    assert found[1].tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("form", ["gguf", "binary"])
