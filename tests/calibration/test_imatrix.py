@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
@@ -142,3 +146,20 @@ def test_other_files(tmp_path: Path) -> None:
         (tmp_path / "x.dat").write_bytes(data)
         with pytest.raises((CorruptFile, RBEError), match=r"x.dat: "):
             read_importance(tmp_path / "x.dat")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_changed_bytes(data: st.DataObject) -> None:
+    """Whatever they say then, it is an importance matrix or one line."""
+    arrays = {"a.weight.in_sum2": np.ones((2, 3), np.float32), "a.weight.counts": np.ones((2, 1), np.float32)}
+    raw = bytearray(gguf_bytes(arrays, text("x") + struct.pack("<IIQ", 9, 0, 3) + bytes(3), 1))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(4, len(raw) - 1))
+        raw[at] = data.draw(st.sampled_from([0, 1, 8, 9, 127, 128, 255]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "i.gguf")
+        path.write_bytes(raw)
+        with contextlib.suppress(RBEError):
+            for name in read_importance(path).names:
+                read_importance(path).mean_square(name, (3, 3))
