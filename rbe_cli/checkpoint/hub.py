@@ -129,7 +129,10 @@ def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
     from huggingface_hub import try_to_load_from_cache
 
     def cached(name: str) -> str | None:
-        path = try_to_load_from_cache(repo_id, name, revision=revision)
+        try:
+            path = try_to_load_from_cache(repo_id, name, revision=revision)
+        except ValueError:  # an index may name what can be no file of a repository
+            return None
         return path if isinstance(path, str) else None
 
     index, whole = cached(_INDEX), cached(_WHOLE)
@@ -233,4 +236,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         if _unreachable(error):
             advice = f"the hub cannot be reached ({reason}); check the network"
             raise RBEError(f"{repo_id}: no such local path, and {advice}") from None
+        if isinstance(error, ValueError):
+            # Of a file whose name would lead out of the cache.
+            raise CorruptFile(f"{repo_id}: {reason}") from None
         raise
