@@ -76,6 +76,11 @@ class Importance:
         self._shared = shared or {}
 
     @property
+    def largest(self) -> int:
+        """Bytes of the largest second moments, as stored; 0 if there are none."""
+        return max((info.nbytes for info in self._moments.values()), default=0)
+
+    @property
     def names(self) -> list[str]:
         """What the file has, by its own names."""
         return sorted(self._mean_squares)

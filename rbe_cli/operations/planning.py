@@ -87,10 +87,11 @@ class Planner:
         self.plans: list[Plan] = []
         self.elements = sum(info.elements for _, info in checkpoint.tensors)
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
-        make_room(max((info.nbytes for _, info in checkpoint.tensors), default=0))
         self._pool = pool
         self._progress = progress
         self._importance = read_importance(settings.importance) if settings.importance else None
+        largest = max((info.nbytes for _, info in checkpoint.tensors), default=0)
+        make_room(max(largest, self._importance.largest if self._importance else 0))
 
     def plan(self) -> None:
         """Decide for every tensor how it is coded."""

@@ -80,7 +80,8 @@ class Settings:
         0 (fast) to 9 (best): how long the encoder searches, and how close it comes to what was asked. The files decode
         alike.
     transform : str
-        `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed.
+        `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed
+        wherever there is one to be had (a `klt` of more than 512 columns only for matrices 8 times longer than wide).
     structure_only : bool
         No coded residual: low rank, or sparse blocks of `dct` or `dwt` with the 8 basis functions. More error at the
         same size, but a layer that runs without forming its weights.

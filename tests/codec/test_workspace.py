@@ -104,7 +104,7 @@ def test_blocks_take_what_they_ask_for(kind: str, block: int, monkeypatch: pytes
         assert peak(work) < 1.2 * max(whole.asked) + (4 << 20)
 
 
-@pytest.mark.parametrize("largest", [0, 1 << 20, 1 << 22, 1 << 25, 48 << 20, 1 << 30])
+@pytest.mark.parametrize("largest", [0, 1 << 20, 1 << 22, 1 << 25, 48 << 20, 60 << 20, 1 << 26, 1 << 30])
 def test_all_allowances_are_within_the_bound(largest: int) -> None:
     """Beside 185 MB of interpreter, libraries and kernels."""
     try:
