@@ -148,11 +148,14 @@ class Extent(NamedTuple):
     largest: float
 
 
-def extent_of(matrix: Domain) -> Extent | None:
-    """Read a matrix; None if it holds a number that is not finite, or nothing but one number."""
+def extent_of(matrix: Domain, row_power: NDArray[np.float32] | None = None) -> Extent | None:
+    """Read a matrix; None if it holds a number that is not finite, or nothing but one number.
+
+    `row_power`, float32[rows], is given each row's sum of squares, about.
+    """
     energy, largest, finite = 0.0, 0.0, True
     lowest, highest = math.inf, -math.inf
-    for _, band in matrix.bands():
+    for top, band in matrix.bands():
         low, high = float(band.min()), float(band.max())
         peak = max(high, -low)
         if not math.isfinite(peak):
@@ -161,6 +164,8 @@ def extent_of(matrix: Domain) -> Extent | None:
         largest = max(largest, peak)
         lowest, highest = min(lowest, low), max(highest, high)
         energy += sum_of_squares(band.ravel())
+        if row_power is not None:
+            np.einsum("ij,ij->i", band, band, out=row_power[top : top + len(band)])
     # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
     if not finite or not 1e-18 < largest < 1e18 or lowest == highest:
         return None

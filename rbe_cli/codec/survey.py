@@ -157,7 +157,8 @@ class SampleSurvey:
             matrix = Matrix.of(matrix.whole())
         self._matrix = matrix
         self._wish = wish
-        self._extent = extent_of(matrix)
+        self._row_power = np.empty(matrix.rows, np.float32)
+        self._extent = extent_of(matrix, self._row_power)
         self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
 
     @property
@@ -172,8 +173,7 @@ class SampleSurvey:
         """
         if self.complete:
             return analysis
-        power = np.concatenate([np.einsum("ij,ij->i", band, band) for _, band in self._matrix.bands()])
-        some = power[self._few.rows]
+        power, some = self._row_power, self._row_power[self._few.rows]
         logs = [np.log2(part[part > 0], dtype=np.float64) for part in (power, some)]
         if not logs[1].size or not all(np.isfinite(part).all() for part in logs):
             return analysis

@@ -223,3 +223,37 @@ def test_no_basis_where_it_would_take_more_than_the_matrix_is_allowed() -> None:
     chosen = prepare(matrix, PLAIN, wish(3, "klt"))
     assert chosen is not None
     assert chosen.name == "none"
+
+
+@pytest.mark.parametrize("shaping", [PLAIN, BALANCED, Shaping(0, 8, geometric=True)])
+def test_a_sample_is_raised_to_the_level_of_all_rows(shaping: Shaping) -> None:
+    """Rows whose scales grow, of which the sample, by the luck of the draw, has the smaller ones."""
+    w = white(2000, 512) * np.exp2(np.linspace(0, 3, 2000))[:, None]
+    sample, whole = SampleSurvey(matrix_of(w), wish(4)), analyse(matrix_of(w), shaping)
+    assert whole is not None
+    few = sample._few.rows // 2 * 2 % 1000
+    sample._few = sample._few._replace(matrix=matrix_of(w[few]), rows=few)
+    analysis = sample.plain(shaping)
+    assert analysis is not None
+    raised = sample.levelled(analysis, shaping)
+    for multiplier in (0.05, 0.2):
+        size, error = whole.expected_bytes(multiplier * whole.unit), whole.expected_error(multiplier * whole.unit)
+        assert raised.expected_bytes(multiplier * raised.unit) == pytest.approx(size, rel=0.02)
+        assert raised.expected_error(multiplier * raised.unit) == pytest.approx(error, rel=0.2)
+    if not shaping.geometric:
+        unit = analysis.unit
+        assert analysis.expected_bytes(0.2 * unit) < 0.9 * whole.expected_bytes(0.2 * whole.unit)
+
+
+def test_rows_of_one_scale_are_raised_by_their_energy() -> None:
+    w = white(4000, 64)
+    sample = SampleSurvey(matrix_of(w), wish(4))
+    some = sample._few.rows
+    sample._few = sample._few._replace(matrix=matrix_of(w[some] / 2), rows=some)
+    sample._row_power[some] /= 4
+    analysis = sample.plain(PLAIN)
+    assert analysis is not None
+    raised = sample.levelled(analysis, PLAIN)
+    step = 0.1
+    more = 8 * (raised.expected_bytes(step) - analysis.expected_bytes(step)) / w.size
+    assert more == pytest.approx(math.log2(sample._row_power.mean() / sample._row_power[some].mean()) / 2, rel=0.02)
