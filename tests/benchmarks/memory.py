@@ -81,7 +81,7 @@ def write_checkpoint(folder: Path, size: float, dtype: str, n: int, name: str) -
     """About `size` bytes in shards of _PER_SHARD matrices of n x n; returns how many matrices."""
     folder.mkdir(parents=True)
     shape = n, n
-    count = max(1, round(size / (n * n * _TYPES[dtype]().itemsize)))
+    count = max(1, round(size / (n * n * np.dtype(_TYPES[dtype]).itemsize)))
     for shard in range(0, count, _PER_SHARD):
         numbers = range(shard, min(shard + _PER_SHARD, count))
         tensors = layout((name.format(i), dtype, shape) for i in numbers)
@@ -166,14 +166,14 @@ def main() -> None:
             if size:
                 name = "model.proj.{:04d}" if arguments.one_layer else "model.layers.{:04d}.proj.weight"
                 count = write_checkpoint(source, size, dtype, n, name)
-                largest = n * n * _TYPES[dtype]().itemsize
+                largest = n * n * np.dtype(_TYPES[dtype]).itemsize
                 if arguments.moments:
                     write_importance(source.with_name("moments.safetensors"), count, n)
                     # The largest tensor that is read.
                     largest = n * n * 4
             else:
                 write_tensor(source, (1 << 17, 1 << 13), dtype)
-                largest = (1 << 30) * _TYPES[dtype]().itemsize
+                largest = (1 << 30) * np.dtype(_TYPES[dtype]).itemsize
             more = ["--importance", str(source.with_name("moments.safetensors"))] if arguments.moments else []
             title = f"{what}, {dtype}" + (", one layer" if arguments.one_layer else "")
             for result in measure(title, source, largest, options + more):
