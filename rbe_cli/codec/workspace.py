@@ -43,7 +43,7 @@ if _mallopt is not None:
 #: stay in memory between passes: for checkpoints of small tensors, and more for each byte of the largest. With what is
 #: put aside in memory (little, since a file that was just written is read at the speed of memory), the interpreter and
 #: the kernels, and some megabytes for each of 16 threads, that is 300 MB and three times the largest tensor.
-_WHOLE, _SEARCHED, _KEPT, _MOST_KEPT = (30 << 20, 1.35), (50 << 20, 1.25), (12 << 20, 0.6), 48 << 20
+_WHOLE, _SEARCHED, _KEPT, _MOST_KEPT = (26 << 20, 1.4), (50 << 20, 1.25), (12 << 20, 0.6), 48 << 20
 _ASIDE = 4 << 20
 #: The tensor that is thought of where nobody has said how large they are.
 _LARGEST = 1 << 25
