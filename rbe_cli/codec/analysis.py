@@ -75,6 +75,7 @@ class Analysis:
         """Put by what grows with the tensor."""
         self.scales.set_aside()
         self.matrix.set_aside()
+        self.shaping.set_aside()
 
     def finer(self, factor: float) -> Analysis:
         """The same with steps smaller by a factor at every multiplier."""

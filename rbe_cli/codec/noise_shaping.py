@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.scale_field import Axis
-from rbe_cli.codec.workspace import whole_matrices
+from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import UsageError
 
 #: Part of the mean over all inputs that is added to each one's mean square: what was never active on the text may be
@@ -47,7 +46,6 @@ def damping(bits: float) -> float:
     return min(max(12 * math.exp2(-2 * bits), DAMPING), MOST_DAMPING)
 
 
-@dataclass(frozen=True)
 class Inputs:
     """What is known of the inputs of a layer.
 
@@ -55,42 +53,60 @@ class Inputs:
     ----------
     axis : int
         Along which they lie in the matrix: 0 rows, 1 columns.
-    mean_square : float64[n]
+    size : int
+        How many there are.
     moments : callable or None
         Gives float[n, n], the mean of x x^T; called each time it is needed, so that one layer's is in memory at a time.
         With it, errors are fed back.
     damping : float
         Part of the mean that is added to each input's mean square.
-    looked_at : int64[k] or None
-        The inputs there are in the matrix, if it is a sample.
-    where : str
-        What the moments are of, for messages.
     """
 
-    axis: int
-    mean_square: NDArray[np.float64]
-    moments: Callable[[], NDArray[np.floating]] | None = None
-    damping: float = DAMPING
-    looked_at: NDArray[np.int64] | None = None
-    where: str = ""
+    def __init__(
+        self,
+        axis: int,
+        mean_square: NDArray[np.float64],
+        moments: Callable[[], NDArray[np.floating]] | None = None,
+        damping: float = DAMPING,
+        where: str = "",
+    ) -> None:
+        """Of their mean squares, float64[n]; `where` is what the moments are of, for messages."""
+        self.axis = axis
+        self.size = mean_square.size
+        self.moments = moments
+        self.damping = damping
+        self._where = where
+        self._mean_square = Findings(mean_square)
+        self._indices: Findings | None = None
 
-    @cached_property
+    def set_aside(self) -> None:
+        """Put by what grows with the checkpoint."""
+        self._mean_square.set_aside()
+        if self._indices is not None:
+            self._indices.set_aside()
+
+    @property
     def exponents(self) -> Axis:
         """Importance as it is stored: exponents of the step in eighth octaves, of mean 0."""
+        if self._indices is None:
+            self._indices = Findings(self._quarter_octaves())
+        (indices,) = self._indices.arrays()
+        return Axis(indices.astype(np.int32) << _SHIFT, _SHIFT)
+
+    def _quarter_octaves(self) -> NDArray[np.int16]:
         if self.moments is None:
-            left = self.mean_square + self.damping * self.mean_square.mean()
+            (mean_square,) = self._mean_square.arrays()
+            left = mean_square + self.damping * mean_square.mean()
         else:
-            with whole_matrices.held(_ROOT_BYTES * self.mean_square.size**2):
+            with whole_matrices.held(_ROOT_BYTES * self.size**2):
                 left = np.diag(self._root()) ** 2
         logs = 0.5 * np.log2(np.maximum(left, _LEAST))
-        index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256).astype(np.int32)
-        if self.looked_at is not None:
-            index = index[self.looked_at]
-        return Axis((index << _SHIFT).astype(np.int32), _SHIFT)
+        index = np.clip(np.round(8 * (logs.mean() - logs) / (1 << _SHIFT)), -256, 256)
+        return np.asarray(index, np.int16)
 
     def factor(self) -> NDArray[np.float32]:
         """What input j takes of the errors of the inputs before it, float32[n, n], row j; zero from the diagonal on."""
-        n = self.mean_square.size
+        n = self.size
         with whole_matrices.held(_ROOT_BYTES * n**2):
             root = self._root()
             power, out = np.diag(root), np.empty((n, n), np.float32)
@@ -104,7 +120,7 @@ class Inputs:
         try:
             return _upper_root(self.moments, self.damping)
         except np.linalg.LinAlgError:
-            raise UsageError(f"{self.where}: the second moments are no mean of x x^T") from None
+            raise UsageError(f"{self._where}: the second moments are no mean of x x^T") from None
 
 
 def _bands(n: int) -> Iterator[slice]:
@@ -151,18 +167,24 @@ class Shaping:
         The unit of the step is the geometric mean of sigma / (a b), not the RMS.
     inputs : Inputs or None
         What is known of the inputs: along their axis, b is theirs.
+    rows : int64[k] or None
+        Those there are in the matrix, if it is a sample.
     """
 
     row: int = 0
     column: int = 0
     geometric: bool = False
     inputs: Inputs | None = None
+    rows: NDArray[np.int64] | None = None
 
     def of_rows(self, rows: NDArray[np.int64]) -> Shaping:
         """The same for a matrix of only these rows."""
-        if self.inputs is None or self.inputs.axis != 0:
-            return self
-        return replace(self, inputs=replace(self.inputs, looked_at=rows))
+        return replace(self, rows=rows)
+
+    def set_aside(self) -> None:
+        """Put by what grows with the checkpoint."""
+        if self.inputs is not None:
+            self.inputs.set_aside()
 
     @property
     def shaped(self) -> bool:
@@ -172,7 +194,10 @@ class Shaping:
     @property
     def row_importance(self) -> Axis | None:
         """Importance along the rows' axis."""
-        return self.inputs.exponents if self.inputs and self.inputs.axis == 0 else None
+        if self.inputs is None or self.inputs.axis != 0:
+            return None
+        axis = self.inputs.exponents
+        return axis if self.rows is None else replace(axis, exponents=axis.exponents[self.rows])
 
     @property
     def column_importance(self) -> Axis | None:

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from rbe_cli.codec import pipeline, workspace
-from rbe_cli.codec.noise_shaping import PLAIN
+from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import prepare
 from rbe_cli.codec.wish import Wish, reference_error
@@ -106,6 +107,26 @@ def test_what_stays_in_memory_does_not_grow_with_the_tensor(transform: str, monk
     assert base == before[0]
     np.testing.assert_array_equal(field.rows.exponents, before[1].rows.exponents)
     assert choice.analysis.expected_bytes(0.1) == forecast
+
+
+@pytest.mark.usefixtures("no_allowance")
+@pytest.mark.parametrize("axis", [0, 1])
+def test_importance_does_not_stay_in_memory(axis: int) -> None:
+    shape = (4096, 64) if axis == 0 else (64, 4096)
+    matrix = Matrix.of(scaled_normal(shape, 1).astype(np.float32))
+    mean_square = np.exp2(np.linspace(-5, 5, 4096))
+    choice = prepare(matrix, Shaping(0, 0, True, Inputs(axis, mean_square)), Wish("none", 16, 0, 0.05))
+    assert choice is not None
+    analysis = choice.analysis
+    assert isinstance(analysis, Analysis)
+    before = (analysis.shaping.row_importance, analysis.shaping.column_importance)[axis]
+    analysis.set_aside()
+    assert sum(array.nbytes for array in _arrays(analysis, {id(matrix)})) < 8192
+    after = (analysis.shaping.row_importance, analysis.shaping.column_importance)[axis]
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after.exponents, before.exponents)
+    assert before.exponents[0] == -before.exponents[-1] == 40
 
 
 def _arrays(thing: Any, seen: set[int]) -> Iterator[np.ndarray]:
