@@ -126,7 +126,7 @@ def test_importance_does_not_stay_in_memory(axis: int) -> None:
     assert before is not None
     assert after is not None
     np.testing.assert_array_equal(after.exponents, before.exponents)
-    assert before.exponents[0] == -before.exponents[-1] == 40
+    assert before.exponents[0] > 10 > -10 > before.exponents[-1]
 
 
 def _arrays(thing: Any, seen: set[int]) -> Iterator[np.ndarray]:
