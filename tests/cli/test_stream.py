@@ -25,7 +25,9 @@ def test_compress_writes_a_tar_of_the_folder(tiny_source: Path, tmp_path: Path) 
     stream, said = piped("compress", tiny_source, "--bits", 6, "-o", "-")
     with tarfile.open(fileobj=io.BytesIO(stream)) as tar:
         assert {entry.mtime for entry in tar} == {0}
-        tar.extractall(tmp_path / "there", filter="data")
+        # Python 3.11.0 to 3.11.3 have no filters.
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        tar.extractall(tmp_path / "there")
     assert folder_bytes(tmp_path / "there" / "model.rbe") == folder_bytes(tmp_path / "model.rbe")
     assert "h.0.attn.weight" in said
     assert "wrote a tar to stdout" in said
