@@ -168,7 +168,7 @@ class Shaping:
     inputs : Inputs or None
         What is known of the inputs: along their axis, b is theirs.
     rows : int64[k] or None
-        Those there are in the matrix, if it is a sample.
+        Those there are in the matrix, if it is a sample and they are the inputs.
     """
 
     row: int = 0
@@ -179,6 +179,8 @@ class Shaping:
 
     def of_rows(self, rows: NDArray[np.int64]) -> Shaping:
         """The same for a matrix of only these rows."""
+        if self.inputs is None or self.inputs.axis != 0:
+            return self
         return replace(self, rows=rows)
 
     def set_aside(self) -> None:

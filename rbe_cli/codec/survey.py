@@ -166,7 +166,7 @@ class SampleSurvey:
         """Whether the matrix is so small that the sample is all of it."""
         return self._few.share == 1
 
-    def levelled(self, analysis: Analysis, shaping: Shaping) -> Analysis:
+    def levelled(self, analysis: Analysis) -> Analysis:
         """An analysis of the sample, raised or lowered to the level of all rows, whose energies are known.
 
         By the mean of the logarithms where rows have scales of their own, else by the mean of the energies.
@@ -178,7 +178,7 @@ class SampleSurvey:
         if not logs[1].size or not all(np.isfinite(part).all() for part in logs):
             return analysis
         if varies(analysis.field.rows):
-            return analysis.raised(float(logs[0].mean() - logs[1].mean()) / 2, shaping.row / 16)
+            return analysis.raised(float(logs[0].mean() - logs[1].mean()) / 2, analysis.shaping.row / 16)
         return analysis.raised(math.log2(power.mean(dtype=np.float64) / some.mean(dtype=np.float64)) / 2, 0.0)
 
     @cached_property

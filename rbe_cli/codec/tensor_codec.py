@@ -119,7 +119,7 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
         scales = (encoding.parameters.row_bytes - len(encode_axis(analysis.field.rows))) / analysis.share
         analysis = replace(analysis.corrected(coded / expected, error), side_bytes=analysis.side_bytes + scales)
     # The sample has served; there is one of every tensor.
-    return replace(choice, analysis=replace(survey.levelled(analysis, shaping), matrix=matrix))
+    return replace(choice, analysis=replace(survey.levelled(analysis), matrix=matrix))
 
 
 def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Choice | None:

@@ -235,7 +235,7 @@ def test_a_sample_is_raised_to_the_level_of_all_rows(shaping: Shaping) -> None:
     sample._few = sample._few._replace(matrix=matrix_of(w[few]), rows=few)
     analysis = sample.plain(shaping)
     assert analysis is not None
-    raised = sample.levelled(analysis, shaping)
+    raised = sample.levelled(analysis)
     for multiplier in (0.05, 0.2):
         size, error = whole.expected_bytes(multiplier * whole.unit), whole.expected_error(multiplier * whole.unit)
         assert raised.expected_bytes(multiplier * raised.unit) == pytest.approx(size, rel=0.02)
@@ -253,7 +253,7 @@ def test_rows_of_one_scale_are_raised_by_their_energy() -> None:
     sample._row_power[some] /= 4
     analysis = sample.plain(PLAIN)
     assert analysis is not None
-    raised = sample.levelled(analysis, PLAIN)
+    raised = sample.levelled(analysis)
     step = 0.1
     more = 8 * (raised.expected_bytes(step) - analysis.expected_bytes(step)) / w.size
     assert more == pytest.approx(math.log2(sample._row_power.mean() / sample._row_power[some].mean()) / 2, rel=0.02)
