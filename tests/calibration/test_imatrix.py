@@ -26,11 +26,11 @@ TOKENS = 4
 NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
-def write_gguf(path: Path, sums: dict[str, np.ndarray], counts: dict[str, np.ndarray], values: bytes = b"") -> Path:
-    """As llama-imatrix writes them, and further values before the others."""
+def write_gguf(path: Path, sums: dict[str, np.ndarray], counts: dict[str, np.ndarray]) -> Path:
+    """As llama-imatrix writes them."""
     arrays = {f"{name}.in_sum2": np.atleast_2d(array) for name, array in sums.items()}
     arrays |= {f"{name}.counts": counts[name].reshape(-1, 1) for name in sums if name in counts}
-    path.write_bytes(gguf_bytes(arrays, values))
+    path.write_bytes(gguf_bytes(arrays))
     return path
 
 

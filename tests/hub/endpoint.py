@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+Done = subprocess.CompletedProcess[str]
 TAGGED = "89abcdef0123456789abcdef0123456789abcdef"
 
 
@@ -109,6 +114,17 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "no file"}, b""
         etag = '"' + hashlib.sha1(files[file]).hexdigest() + '"'
         return 200, headers | {"ETag": etag, "Accept-Ranges": "bytes"}, files[file]
+
+
+def run_rbe(endpoint: Endpoint, work: Path, home: Path, *arguments: str, **environment: str) -> Done:
+    """Run rbe in a folder, with a cache of its own, against the endpoint."""
+    asked = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint.url, "HF_HUB_OFFLINE": "0"} | environment
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    work.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "rbe_cli", *arguments], cwd=work, env=keep | asked,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
 
 
 @contextmanager

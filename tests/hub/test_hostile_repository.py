@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub.endpoint import COMMIT, Endpoint, Repository, serve
+from tests.hub.endpoint import COMMIT, Endpoint, Repository, run_rbe, serve
 from tests.synthetic import write_tiny_model
 
 #: What an index says a tensor's shard is called.
@@ -61,15 +58,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 @pytest.mark.parametrize("repository", [f"shards/{name}" for name in SHARDS] + [f"files/{name}" for name in FILES])
 def test_fetched_and_offline(repository: str, endpoint: Endpoint, tmp_path: Path) -> None:
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    home = {"HF_HOME": str(tmp_path / "a" / "b" / "home"), "HF_ENDPOINT": endpoint.url}
-    (tmp_path / "work").mkdir()
+    home, work = tmp_path / "a" / "b" / "home", tmp_path / "work"
     for offline, command in (("0", "inspect"), ("0", "compress"), ("1", "inspect"), ("1", "compress")):
         arguments = ["-o", "out", "--force"] if command == "compress" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "rbe_cli", command, repository, "-q", *arguments], cwd=tmp_path / "work",
-            env=keep | home | {"HF_HUB_OFFLINE": offline}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        done = run_rbe(endpoint, work, home, command, repository, "-q", *arguments, HF_HUB_OFFLINE=offline)
         assert "Traceback" not in done.stderr
         assert "\x1b" not in done.stderr
         if done.returncode:
@@ -77,5 +69,5 @@ def test_fetched_and_offline(repository: str, endpoint: Endpoint, tmp_path: Path
             assert done.stderr.startswith("rbe: ")
             assert done.stderr.count("\n") == 1, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"a", "work"}
-    assert {path.name for path in (tmp_path / "work").iterdir()} <= {"out"}
+    assert {path.name for path in work.iterdir()} <= {"out"}
     assert {path.name for path in (tmp_path / "a").rglob("*") if path.parent.name in ("a", "b")} == {"b", "home"}

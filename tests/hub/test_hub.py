@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub.endpoint import COMMIT, TAGGED, Endpoint, Repository, serve
+from tests.hub.endpoint import COMMIT, TAGGED, Done, Endpoint, Repository, run_rbe, serve
 from tests.schema import check_document
 from tests.synthetic import write_sharded_model, write_tiny_model
 
@@ -52,14 +49,8 @@ def rbe(endpoint: Endpoint, tmp_path: Path):
     """Run rbe in an empty folder with an empty cache."""
     endpoint.asked.clear()
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint.url, "HF_HUB_OFFLINE": "0"}
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        (tmp_path / "work").mkdir(exist_ok=True)
-        return subprocess.run(
-            [sys.executable, "-m", "rbe_cli", *arguments], cwd=tmp_path / "work", env=keep | home | environment,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+    def run(*arguments: str, **environment: str) -> Done:
+        return run_rbe(endpoint, tmp_path / "work", tmp_path / "home", *arguments, **environment)
 
     return run
 
