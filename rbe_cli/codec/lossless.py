@@ -73,14 +73,19 @@ def _encode_plane(plane: NDArray[np.uint8], store: bool) -> bytes:
     if store:
         return bytes([_STORED]) + plane.tobytes()
     counts = np.bincount(plane, minlength=256)
-    if (counts > 0).sum() == 1:
+    different = np.count_nonzero(counts)
+    if different == 1:
         return bytes([_CONSTANT, int(plane[0])])
     freq = byte_planes.normalise(counts, 1 << FREQUENCY_BITS)
-    side = min((encode_integers(freq.astype(np.int32), delta) for delta in (False, True)), key=len)
     words = scratch("words", (plane.size + 2 * LANES + 1,), np.uint16)
     stream = words[byte_planes.encode_bytes(plane, freq, words) :].astype("<u2").tobytes()
-    coded = bytes([_CODED]) + _CODED_HEAD.pack(len(side), len(stream)) + side + stream
-    return coded if len(coded) <= plane.size else bytes([_STORED]) + plane.tobytes()
+    # Frequencies take most of a byte each, and longer to code than the bytes themselves of short planes.
+    if len(stream) + different // 2 < plane.size:
+        side = min((encode_integers(freq.astype(np.int32), delta) for delta in (False, True)), key=len)
+        coded = bytes([_CODED]) + _CODED_HEAD.pack(len(side), len(stream)) + side + stream
+        if len(coded) <= plane.size:
+            return coded
+    return bytes([_STORED]) + plane.tobytes()
 
 
 def _decode_chunk(chunk: bytes, size: int, dtype: str) -> NDArray[np.uint8]:

@@ -119,3 +119,12 @@ def test_damaged_chunks() -> None:
     for shape in ((699,), (701,), (0,), (1,)):
         with pytest.raises(Damage):
             lossless.decode_chunk(chunk, 0, "F32", shape)
+
+
+def test_a_short_plane_is_coded_where_that_is_shorter() -> None:
+    """The sign and exponent of a few hundred weights; of their mantissas not even the frequencies are worked out."""
+    w = np.random.default_rng(0).standard_normal(384).astype(np.float32)
+    (chunk,) = lossless.encode(w.view(np.uint8), "F32")
+    planes = w.size + 1
+    assert 3 * planes < len(chunk) < 3 * planes + 0.6 * w.size
+    assert lossless.decode_chunk(chunk, 0, "F32", w.shape).tobytes() == w.tobytes()
