@@ -101,8 +101,13 @@ class Domain(Protocol):
 
 def read_rows(matrix: Domain, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """What `Domain.some` gives, by reading runs of neighbours."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return np.concatenate([matrix.band(int(run[0]), int(run[-1]) + 1) for run in runs])
+    out = np.empty((rows.size, matrix.columns), np.float32)
+    ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, rows.size)
+    at = 0
+    for end in map(int, ends):
+        out[at:end] = matrix.band(int(rows[at]), int(rows[end - 1]) + 1)
+        at = end
+    return out
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ about -1/2 as a floored k is. A *family* is the shape of the source the tables w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +67,19 @@ def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
     return rounded
 
 
-@dataclass(frozen=True)
+class _Coding(NamedTuple):
+    """What the kernels that code take of a family; see `Family`."""
+
+    price: NDArray[np.float32]
+    start: NDArray[np.uint32]
+    freq: NDArray[np.uint32]
+    reach: NDArray[np.int32]
+    slots: NDArray[np.uint32]
+    points: NDArray[np.float32]
+
+
 class Family:
-    """The tables of one family, as the kernels take them.
+    """The tables of one family, as the kernels take them. Those of the coders are made when the first one asks.
 
     Attributes
     ----------
@@ -88,24 +98,50 @@ class Family:
         Measured when the tables were made: bits per weight and mean squared error in squared steps. Not normative.
     """
 
-    price: NDArray[np.float32]
-    start: NDArray[np.uint32]
-    freq: NDArray[np.uint32]
-    reach: NDArray[np.int32]
-    slots: NDArray[np.uint32]
-    points: NDArray[np.float32]
-    bits: NDArray[np.float64]
-    distortion: NDArray[np.float64]
+    def __init__(self, index: int) -> None:
+        """Of family 0, 1 or 2. Raises RBEError if the tables are not those of this version."""
+        self._parsed = _parsed()[index]
+        numbers = [self._parsed[c][0] for c in range(1, CLASSES + 1)]
+        self.bits = np.array([0.0, *(both[0] / 1e5 for both in numbers)])
+        self.distortion = np.array([0.0, *(both[1] / 1e6 for both in numbers)])
+
+    @cached_property
+    def _coding(self) -> _Coding:
+        return _coding_of(self._parsed)
+
+    @property
+    def price(self) -> NDArray[np.float32]:  # noqa: D102
+        return self._coding.price
+
+    @property
+    def start(self) -> NDArray[np.uint32]:  # noqa: D102
+        return self._coding.start
+
+    @property
+    def freq(self) -> NDArray[np.uint32]:  # noqa: D102
+        return self._coding.freq
+
+    @property
+    def reach(self) -> NDArray[np.int32]:  # noqa: D102
+        return self._coding.reach
+
+    @property
+    def slots(self) -> NDArray[np.uint32]:  # noqa: D102
+        return self._coding.slots
+
+    @property
+    def points(self) -> NDArray[np.float32]:  # noqa: D102
+        return self._coding.points
 
     def bits_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bits a weight of class c takes, c any real number."""
         raw = np.maximum(c - CLASSES, 0) / 8
-        return np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self.bits[1:]) + raw
+        return np.asarray(np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self.bits[1:]) + raw)
 
     def distortion_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean squared error of a weight of class c, in squared steps."""
         log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self._log_distortion)
-        log_d += np.minimum(c - 1, 0) / 4
+        log_d = log_d + np.minimum(c - 1, 0) / 4
         return np.asarray(np.exp2(log_d))
 
     def bits_of(self, first: float, elements: NDArray[np.float64]) -> float:
@@ -118,7 +154,7 @@ class Family:
 
     @cached_property
     def _log_distortion(self) -> NDArray[np.float64]:
-        return np.log2(self.distortion[1:])
+        return np.asarray(np.log2(self.distortion[1:]))
 
 
 def _lines() -> list[str]:
@@ -128,10 +164,14 @@ def _lines() -> list[str]:
     return [line for line in text.decode("ascii").splitlines() if not line.startswith("#")]
 
 
+#: Class -> ([bits, distortion, shifts...], [table of union 0, table of union 1]).
+_Classes = dict[int, tuple[list[int], list[list[int]]]]
+
+
 @cache
-def _parsed() -> dict[int, dict[int, tuple[list[int], list[list[int]]]]]:
-    """Family -> class -> ([bits, distortion, shifts...], [table of union 0, table of union 1])."""
-    parsed: dict[int, dict[int, tuple[list[int], list[list[int]]]]] = {}
+def _parsed() -> dict[int, _Classes]:
+    """Those of every family."""
+    parsed: dict[int, _Classes] = {}
     for line in _lines():
         kind, family, c, *numbers = line.split()
         values = [int(v) for v in numbers]
@@ -145,48 +185,46 @@ def _parsed() -> dict[int, dict[int, tuple[list[int], list[list[int]]]]]:
 @cache
 def family(index: int) -> Family:
     """The tables of family 0 (Gaussian), 1 (in between) or 2 (Laplace)."""
+    return Family(index)
+
+
+def _coding_of(parsed: _Classes) -> _Coding:
     classes = CLASSES + 1
-    width = 2 * RATE_REACH + 1
-    rate = np.zeros((classes, 2, width), np.float32)
-    shift = np.zeros((classes, 2, width), np.float32)
+    rate = np.zeros((classes, 2, 2 * RATE_REACH + 1), np.float32)
+    shift = np.zeros_like(rate)
     freq = np.zeros((classes, 2, 256), np.uint32)
     reach = np.zeros((classes, 2), np.int32)
     points = np.zeros((classes, 2, 256), np.float32)
-    bits = np.zeros(classes)
-    distortion = np.zeros(classes)
-    k_of_rate = np.arange(-RATE_REACH, RATE_REACH + 1)
     k_of_byte = np.arange(256) - SYMBOL_ZERO
-    parsed = _parsed()[index]
+    magnitudes = np.abs(k_of_byte), np.where(k_of_byte >= 0, k_of_byte, -1 - k_of_byte)
     for c in range(classes):
         # Class 0: one symbol of nearly all the probability, and its points are never looked at (the step is 0).
         numbers, tables = parsed[c] if c else ([0, 0], [[1, 4095], [1, 4095]])
-        bits[c], distortion[c] = numbers[0] / 1e5, numbers[1] / 1e6
         for union in (0, 1):
             table = tables[union]
             reach[c, union] = len(table) - 2
             if c:
                 rate[c, union] = symbol_bits(table, union)
-                magnitude = np.abs(k_of_byte) if union == 0 else np.where(k_of_byte >= 0, k_of_byte, -1 - k_of_byte)
-                inside = magnitude <= reach[c, union]
-                freq[c, union, inside] = np.array(table[1:])[magnitude[inside]]
+                inside = magnitudes[union] <= reach[c, union]
+                freq[c, union, inside] = np.array(table[1:])[magnitudes[union][inside]]
                 freq[c, union, 0] = table[0]
             else:
                 freq[c, union, SYMBOL_ZERO], freq[c, union, 0] = 4095, 1
-            for shifts, k in ((shift[c, union], k_of_rate), (points[c, union], k_of_byte)):
-                n = 2 * k + union
-                for j, numerator in enumerate(numbers[2:], start=1):
-                    shifts[np.abs(n) == j] = np.sign(n[np.abs(n) == j]) * np.float32(numerator / SHIFT_UNIT)
-            points[c, union] += (2 * k_of_byte + union).astype(np.float32)
+            # The numerators are those of |2k + union| = 1, 2, ...
+            for j, numerator in enumerate(numbers[2:], start=1):
+                for n in (-j, j):
+                    if n % 2 == union:
+                        k, moved = (n - union) // 2, numerator / SHIFT_UNIT * (1 if n > 0 else -1)
+                        shift[c, union, k + RATE_REACH] = points[c, union, k + SYMBOL_ZERO] = moved
+    points += np.stack([(2 * k_of_byte + union).astype(np.float32) for union in (0, 1)])
     start = (np.cumsum(freq, axis=2, dtype=np.uint32) - freq).astype(np.uint32)
-    slots = np.zeros((classes, 2, 1 << FREQUENCY_BITS), np.uint32)
-    for c in range(classes):
-        for union in (0, 1):
-            own = freq[c, union].astype(np.int64)
-            symbol = np.repeat(np.arange(256), own)
-            inside_slot = np.arange(1 << FREQUENCY_BITS) - start[c, union][symbol]
-            slots[c, union] = (symbol << 24) | (inside_slot << 12) | own[symbol]
+    # A byte's entry in its first slot, less what the number of the slot adds; a context has all slots, a byte those of
+    # its frequency.
+    entries = (np.arange(256, dtype=np.uint32) << np.uint32(24)) + freq - (start << np.uint32(12))
+    slots = np.repeat(entries.ravel(), freq.ravel()).reshape(2 * classes, -1)
+    slots += np.arange(1 << FREQUENCY_BITS, dtype=np.uint32) << np.uint32(12)
     price = price_of(rate, shift)
-    return Family(price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel(), bits, distortion)
+    return _Coding(price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel())
 
 
 def price_of(rate: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:
