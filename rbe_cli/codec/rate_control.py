@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
 
@@ -19,7 +19,9 @@ AIM = 0.9985
 #: Times something is encoded to meet a goal, at most.
 MAX_PASSES = 12
 _LOG_RANGE = (-26.0, 8.0)
-_BISECTIONS = 36
+#: Least relative error that is told from none, and octaves between two multipliers that are as good as one.
+_LEAST, _NO_MORE = 1e-9, 1e-7
+_BISECTIONS = 27
 
 
 class Forecast(Protocol):
@@ -59,7 +61,7 @@ class Forecast(Protocol):
 
 
 def _bisect(too_large: Callable[[float], bool]) -> float:
-    """Smallest exponent e in range, to 2^-36 of it, for which `too_large(2^e)` is false; the top if none."""
+    """Smallest exponent e in range, to 2^-27 of it, for which `too_large(2^e)` is false; the top if none."""
     low, high = _LOG_RANGE
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -105,6 +107,14 @@ class Measured(Protocol):
 Result = TypeVar("Result", bound=Measured)
 
 
+class _Point(NamedTuple):
+    """A multiplier that was tried, what it gave, and whether that is within the goal."""
+
+    multiplier: float
+    figure: float
+    within: bool
+
+
 class OwnGoal:
     """What is asked of one tensor for itself: a relative error, or a size, which no result may exceed.
 
@@ -141,53 +151,61 @@ class OwnGoal:
         `first` is what `multiplier` gave; `encode` gives the result of another one, or None where there is none.
         """
         best: Result | None = None
+        most = -math.inf
+        tried: list[_Point] = []
         result: Result | None = first
-        for _ in range(MAX_PASSES):
-            assert result is not None
+        while result is not None:
             figure = self._figure(result)
-            if figure <= self._value and (best is None or result.squared_error != best.squared_error):
-                best = result
-            if self._close(figure):
+            if figure == most:
+                # Nothing more is left to be saved.
                 break
-            multiplier = self._corrected(multiplier, figure)
-            result = encode(multiplier)
-            if result is None:
-                return best
-        return best or self._close_in(multiplier, encode)
-
-    def _close_in(self, multiplier: float, encode: Callable[[float], Result | None]) -> Result | None:
-        """Meet a goal near which the figure hardly moves with the step: stride away, then halve the way back."""
-        best: Result | None = None
-        inside = outside = multiplier
-        stride = 0.7 if self._error else 1.4
-        for _ in range(MAX_PASSES):
-            multiplier = inside * stride if best is None else math.sqrt(inside * outside)
-            result = encode(multiplier)
-            if result is None:
+            if most < figure <= self._value:
+                best, most = result, figure
+            tried.append(_Point(multiplier, figure, figure <= self._value))
+            if self._close(figure) or len(tried) >= (2 * MAX_PASSES if best is None else MAX_PASSES):
                 break
-            figure = self._figure(result)
-            if figure <= self._value:
-                best, inside = result, multiplier
-                if self._close(figure):
-                    break
-            elif best is None:
-                outside = inside = multiplier
-            else:
-                outside = multiplier
+            following = self._following(tried)
+            if abs(math.log2(following / multiplier)) < _NO_MORE:
+                break
+            multiplier = following
+            result = encode(multiplier)
         return best
+
+    def _following(self, tried: Sequence[_Point]) -> float:
+        """Next multiplier after some.
+
+        Between the last that met the goal and the last that did not: by the secant, or in the middle if the last three
+        were on the same side. If all were on one side, on by what the figure still has to go, and further if it moved
+        less than the multiplier did.
+        """
+        last = tried[-1]
+        other = next((point for point in reversed(tried) if point.within != last.within), None)
+        to_go = self._octaves(self._aim) - self._octaves(last.figure)
+        if other is not None:
+            part = 0.5
+            if not all(point.within == last.within for point in tried[-3:]):
+                part = to_go / (self._octaves(other.figure) - self._octaves(last.figure))
+                part = min(max(part, 0.05), 0.95)
+            return last.multiplier * math.pow(other.multiplier / last.multiplier, part)
+        moved = 1.0
+        if len(tried) > 1:
+            moved = self._octaves(last.figure) - self._octaves(tried[-2].figure)
+            moved /= math.log2(last.multiplier / tried[-2].multiplier)
+        return last.multiplier * math.exp2(min(max(to_go / min(max(moved, 0.1), 1.0), -1.0), 1.0))
+
+    def _octaves(self, figure: float) -> float:
+        """What grows with the logarithm of the multiplier, about as much: an octave of it is one of error, or a bit."""
+        return math.log2(max(figure, _LEAST)) if self._error else -figure
+
+    @property
+    def _aim(self) -> float:
+        return self._value * (1 - self._tolerance / 8)
 
     def _figure(self, result: Measured) -> float:
         """What was measured of the figure the goal is about."""
         if self._error:
             return math.sqrt(result.squared_error / self._analysis.energy)
         return 8 * result.size / self._elements
-
-    def _corrected(self, multiplier: float, figure: float) -> float:
-        """Next multiplier: the error is nearly proportional to it, and an octave of it is a bit."""
-        aim = self._value * (1 - self._tolerance / 8)
-        if self._error:
-            return multiplier * min(max(aim / max(figure, 1e-9), 0.5), 2.0)
-        return multiplier * math.exp2(min(max(figure - aim, -1.0), 1.0))
 
     def _close(self, figure: float) -> bool:
         """Whether a figure is within what was asked, and close to it."""
