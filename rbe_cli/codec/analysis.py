@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,20 +91,34 @@ class Analysis:
     def _first_class(self, step: float) -> float:
         return 8 * (self.scales.log_sigma0 - math.log2(step)) + 15 + self.first_offset
 
-    def aligned(self, step: float) -> tuple[int, ScaleField]:
-        """Class of an element whose exponents are 0, and the scale field rounded to fit, for a step."""
+    def aligned(self, step: float) -> tuple[int, float, ScaleField]:
+        """Class of an element whose exponents are 0, step, and scale field rounded to fit.
+
+        Classes are whole numbers, so exponents are rounded with an offset. Where the step follows them it moves with
+        the offset; the step that is returned makes up for that: the geometric mean of all elements' steps is the same
+        whatever the offset, and size and error are smooth functions of `step`.
+        """
         first = self._first_class(step)
         exact = first - self.first_offset
         base = math.floor(exact + 0.5)
         mean = first + float(np.arange(self.elements.size) @ self.elements) / float(self.elements.sum())
-        return base, self.field.aligned(exact - base, mean < _COARSE)
+        fitted = self.field
+        axis = fitted.rounded_axis(mean < _COARSE)
+        follows = {"rows": self.shaping.row, "columns": self.shaping.column, "": 0}[axis] / 16
+        # An exponent more is a class more less what the step follows; where it follows all the way, no class more.
+        field = fitted.aligned(axis, (exact - base) / max(1 - follows, 1 / 16))
+        return base, step * (self.factor / _Steps.of(field, self.shaping).factor), field
 
-    def raised(self, octaves: float, shaping: float) -> Analysis:
-        """The same of weights whose scale is so much larger, of which steps grow with the part `shaping`."""
+    def raised(self, octaves: float, shaping: float, tensor: float) -> Analysis:
+        """The same of weights whose scale is `octaves` larger, of which steps grow with the part `shaping`.
+
+        `tensor` is what the scale of the tensor is raised by, which its unit goes by; what a pipeline leaves of it may
+        be raised by more or less.
+        """
         kept, shaped = octaves * (1 - shaping), octaves * shaping
         return replace(
             self,
-            unit=self.unit * 2.0**kept if self.shaping.geometric else self.unit,
+            unit=self.unit * 2.0 ** (tensor - shaped) if self.shaping.geometric else self.unit,
             factor=self.factor * 2.0**shaped,
             first_offset=self.first_offset + 8 * kept,
             weights=self.weights * 4.0**shaped,
@@ -114,13 +128,13 @@ class Analysis:
         """The same with so many times the bytes of symbols, and the error, at every step."""
         return replace(self, elements=self.elements * size, weights=self.weights * error)
 
-    def symbol_bytes(self, step: float) -> float:
-        """Size of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
-        return tables.family(self.family).bits_of(self._first_class(step), self.elements) / 8 / self.share
+    def symbol_bits(self, step: float) -> float:
+        """Bits of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
+        return tables.family(self.family).bits_of(self._first_class(step), self.elements) / self.share
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        return self.symbol_bytes(step) + self.side_bytes
+        return self.symbol_bits(step) / 8 + self.side_bytes
 
     def misfit(self) -> float:
         """Bits per weight that the forecast leaves out.
@@ -185,10 +199,8 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     rms = math.sqrt(energy / (matrix.rows * matrix.columns))
     field = scale_field.fit(matrix, matrix.rows > 1, matrix.rows > 1, share)
     field, family = _normalise(matrix, field)
-    row_steps, row_class = shaped(field.rows, shaping.row, shaping.row_importance)
-    column_steps, column_class = shaped(field.columns, shaping.column, shaping.column_importance)
-    first, elements, weights = _spread(row_steps, row_class, column_steps, column_class)
-    factor = 2.0 ** ((_mean(row_steps, row_class) + _mean(column_steps, column_class)) / 8)
+    steps = _Steps.of(field, shaping)
+    first, elements, weights = steps.spread()
     unit = rms
     if shaping.geometric:
         mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
@@ -197,9 +209,8 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     axes = row_axis / share + column_axis + sum(map(len, importance_bytes(shaping)))
     tiles = len(grid_of(matrix, shaping)) / share
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
-    smallest_factor = 2.0 ** ((_least(row_steps, row_class) + _least(column_steps, column_class)) / 8)
     return Analysis(
-        matrix, KeptField(field), family, shaping, unit, factor, energy, rms, largest / smallest_factor,
+        matrix, KeptField(field), family, shaping, unit, steps.factor, energy, rms, largest / steps.smallest,
         first, elements, weights, side_bytes, share,
     )  # fmt: skip
 
@@ -214,38 +225,53 @@ def importance_bytes(shaping: Shaping) -> list[bytes]:
     return [struct.pack("<I", len(data)) + data for data in stored]
 
 
-def grid_of(matrix: Domain, shaping: Shaping) -> Grid:
-    """How a matrix is cut into tiles.
+def grid_of(matrix: Domain, shaping: Shaping, tile: int = TILE) -> Grid:
+    """How a matrix is cut into tiles of about so many elements.
 
     Where errors are fed from column to column, columns are long enough for the search to look ahead.
     """
-    tile = TILE
     if shaping.feedback and shaping.column_importance is not None:
-        tile = min(max(TILE, FEEDBACK_ROWS * matrix.columns), LARGEST_TILE)
+        tile = min(max(tile, FEEDBACK_ROWS * matrix.columns), LARGEST_TILE)
     return Grid.of(matrix.rows, matrix.columns, matrix.alignment, matrix.whole_rows, tile)
 
 
-def _mean(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> float:
-    return float(steps[classes != ZERO].mean())
+class _Steps(NamedTuple):
+    """Step exponents and class exponents of the rows, and of the columns; see `geometry.shaped`."""
 
+    rows: tuple[NDArray[np.int32], NDArray[np.int32]]
+    columns: tuple[NDArray[np.int32], NDArray[np.int32]]
 
-def _least(steps: NDArray[np.int32], classes: NDArray[np.int32]) -> int:
-    return int(steps[classes != ZERO].min(initial=0))
+    @classmethod
+    def of(cls, field: ScaleField, shaping: Shaping) -> _Steps:
+        """Of a scale field."""
+        return cls(
+            shaped(field.rows, shaping.row, shaping.row_importance),
+            shaped(field.columns, shaping.column, shaping.column_importance),
+        )
 
+    @property
+    def factor(self) -> float:
+        """Geometric mean of what the step of a live element is multiplied with."""
+        return math.exp2(sum(float(steps[classes != ZERO].mean()) for steps, classes in self) / 8)
 
-def _spread(
-    row_steps: NDArray[Any], row_class: NDArray[Any], column_steps: NDArray[Any], column_class: NDArray[Any]
-) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-    """Elements per class and their squared step factors: convolutions of the rows' and the columns' histograms."""
-    firsts, counts, factors = [], [], []
-    for steps, classes in ((row_steps, row_class), (column_steps, column_class)):
-        live = classes != ZERO
-        first = int(classes[live].min(initial=0))
-        index = classes[live] - first
-        firsts.append(first)
-        counts.append(np.bincount(index, minlength=1).astype(np.float64))
-        factors.append(np.bincount(index, weights=np.exp2(steps[live] / 4), minlength=1).astype(np.float64))
-    return sum(firsts), np.convolve(counts[0], counts[1]), np.convolve(factors[0], factors[1])
+    @property
+    def smallest(self) -> float:
+        """The least it is multiplied with, at most 1."""
+        return math.exp2(sum(int(steps[classes != ZERO].min(initial=0)) for steps, classes in self) / 8)
+
+    def spread(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """First class, elements per class and their squared factors: convolutions of the rows' and the columns'
+        histograms.
+        """
+        firsts, counts, factors = [], [], []
+        for steps, classes in self:
+            live = classes != ZERO
+            first = int(classes[live].min(initial=0))
+            index = classes[live] - first
+            firsts.append(first)
+            counts.append(np.bincount(index, minlength=1).astype(np.float64))
+            factors.append(np.bincount(index, weights=np.exp2(steps[live] / 4), minlength=1).astype(np.float64))
+        return sum(firsts), np.convolve(counts[0], counts[1]), np.convolve(factors[0], factors[1])
 
 
 def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:

@@ -21,12 +21,17 @@ from rbe_cli.codec.trellis_codec import Encoding, open_values
 from rbe_cli.codec.workspace import Inline
 from rbe_cli.errors import Damage
 
-_STATES = 128
+#: Of the trellis, in what is written.
+STATES = 128
 _MOST_CHUNKS = 1 << 16
 
 
 def encode_side_matrix(
-    matrix: NDArray[np.float32], step: float | None = None, nrmse: float = 0.0, shaping: Shaping = PLAIN
+    matrix: NDArray[np.float32],
+    step: float | None = None,
+    nrmse: float = 0.0,
+    shaping: Shaping = PLAIN,
+    states: int = STATES,
 ) -> bytes:
     """Code float32[m, n] with a quantisation step, or without one for a relative error of about `nrmse`.
 
@@ -44,7 +49,7 @@ def encode_side_matrix(
         step = multiplier_for_error(analysis, nrmse) * analysis.unit
     elif shaping.geometric:
         step *= analysis.unit
-    chunks = Encoding(analysis, step, _STATES, Inline()).result().chunks
+    chunks = Encoding(analysis, step, states, Inline()).result().chunks
     return struct.pack(f"<I{len(chunks)}I", len(chunks), *map(len, chunks)) + b"".join(chunks)
 
 

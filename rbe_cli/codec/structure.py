@@ -23,6 +23,7 @@ from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SHAPING_UNIT
 from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.workspace import scratch
@@ -43,18 +44,22 @@ _BAND = 1 << 20
 GRID = 1 << 14
 #: Least scale of a row or column, against the mean.
 _LEAST_SCALE = 0.01
-#: Components that are looked at first, and the share of those looked at below which a rank is believed.
+#: Components that are looked at first, and the share of those looked at up to which a rank is believed.
 _FEW, _NEARLY = 32, 0.75
 #: Share of the energy above which the scales are taken anew from what is left.
 _MUCH = 0.25
 #: Steps that are tried, in eighth octaves up and down.
 _STEP_RANGE = 16
 #: What goes with the factors, about: bytes of headers, and bits of a row's or a column's scale if it has one.
-_SIDE_BYTES, _SCALE_BITS = 120.0, 2.0
+_SIDE_BYTES, _SCALE_BITS = 205.0, 2.0
 #: Components whose energy is looked at to see whether low rank is worth looking for, and how much more than that of
 #: noise, relative to all, is clear: 0.03 bits per weight.
 _SKETCHED, _CLEARLY = 16, 0.04
 _TINY = np.float32(1e-35)
+#: What is added to a Gram matrix that may be singular, of its trace.
+_RIDGE = 1e-10
+#: Magnitudes beyond which, up or down, sums of squares may leave float32.
+_FAR = 1e9
 #: Squared error of the trellis quantiser at a fine step, in squared steps.
 STEP_POWER = 0.26
 
@@ -108,6 +113,10 @@ class LowRank:
         left = p.values
         left *= scale
         return cls(left, q.values, data[:at], scale * np.float32(p.unit), np.float32(q.unit)), at
+
+    def of_rows(self, rows: NDArray[np.int64]) -> LowRank:
+        """The same for a matrix of only these rows; its stored form stays that of the whole."""
+        return LowRank(self.left[rows], self.right, self.data, self.left_units, self.right_unit)
 
     def subtract(self, w: NDArray[np.float32], top: int) -> None:
         """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""
@@ -223,10 +232,10 @@ def find_components(matrix: Matrix, share: float = 1.0, real: type[np.floating] 
     for count in sorted({most if _is_long(matrix.rows, matrix.columns) else min(most, _FEW), most}):
         factors = Factors(scaled, count, *scales, real)
         best = _best_rank(factors, m, n, share)
-        if best is None or best.rank < _NEARLY * count:
+        if best is None or best.rank <= _NEARLY * count:
             break
-    if best is not None and float((factors.values[: best.rank] ** 2).sum()) > _MUCH * factors.energy:
-        # The scales of the weights then say little of those of what is left.
+    if best is not None and share == 1 and float((factors.values[: best.rank] ** 2).sum()) > _MUCH * factors.energy:
+        # The scales of the weights then say little of those of what is left. A forecast is as near without.
         scales = factors.scales_left(scaled, best.rank)
         del scaled
         factors = Factors(_divided(matrix, *scales), factors.values.size, *scales, real)
@@ -241,28 +250,50 @@ def stands_out(matrix: Matrix) -> bool:
     if count < 1:
         return False
     w = matrix.whole()
-    scaled = w / np.sqrt(np.maximum(np.einsum("ij,ij->i", w, w), _TINY))[:, None]
-    scaled /= np.sqrt(np.maximum(np.einsum("ij,ij->j", scaled, scaled) * n, _TINY))
-    squares, _ = _iterated(scaled if m >= n else scaled.T, count, 1, np.float32)
+    peak = max(float(w.max()), -float(w.min()))
+    if peak == 0:
+        return False
+    if not 1 / _FAR < peak < _FAR:
+        w = w / np.float32(peak)
+    squares = np.square(w)
+    rows = 1 / np.sqrt(np.maximum(squares.sum(axis=1), _TINY))
+    columns = 1 / np.sqrt(np.maximum(np.square(rows) @ squares * n, _TINY))
+    energy = float(np.square(rows) @ squares @ np.square(columns))
+    # The scaled matrix is diag(rows) w diag(columns); what it is multiplied with is scaled instead.
+    tall, left, right = (w, rows[:, None], columns[:, None]) if m >= n else (w.T, columns[:, None], rows[:, None])
+    basis = right * _random_basis(tall.shape[1], min(count + _OVERSAMPLING, *tall.shape))
+    basis = right * (tall.T @ (np.square(left) * (tall @ basis)))
+    seen = left * (tall @ (right * basis))
+    # Of the basis made orthonormal by its Cholesky factor: as many small products as a QR has large ones.
+    gram, power = (x.T @ x for x in (basis.astype(np.float64), seen.astype(np.float64)))
+    gram[np.diag_indices_from(gram)] += max(float(np.trace(gram)) * _RIDGE, _TINY)
+    root = np.linalg.inv(np.linalg.cholesky(gram))
+    found = np.linalg.eigvalsh(root @ power @ root.T)[-count:]
     # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
     edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
-    return float(squares.sum()) > (count * edge + _CLEARLY) * float(np.vdot(scaled, scaled))
+    return float(found.sum()) > (count * edge + _CLEARLY) * energy
 
 
 def fit_low_rank(matrix: Matrix) -> LowRank | None:
     """The low-rank part of the components that save most bits of a matrix; see `find_components`."""
     found = find_components(matrix)
-    if found is None:
-        return None
-    vectors, widths = found.factors.vectors[:, : found.rank], found.factors.columns[:, None]
+    return take_low_rank(matrix, found) if found else None
+
+
+def take_low_rank(matrix: Matrix, found: Components, states: int = FACTOR_STATES) -> LowRank:
+    """The low-rank part of what `find_components` found of a whole matrix, coded with a trellis of so many states."""
+    factors = found.factors
+    vectors, widths = factors.vectors[:, : found.rank], factors.columns[:, None]
     ahead, back = on_grid(vectors / widths), on_grid(vectors * widths)
-    return encode_low_rank(matrix, found.factors.values[: found.rank], ahead, back, found.step, shaped=True)
+    shaped = _scales_pay(factors.rows, found.rank), _scales_pay(factors.columns, found.rank)
+    return encode_low_rank(matrix, factors.values[: found.rank], ahead, back, found.step, shaped, states)
 
 
 def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) -> LowRank:
     """The low-rank part of some rows of a matrix, with noise in place of the rounding of its factors, for a forecast.
 
-    `matrix` is that of these rows, `shape` that of the whole. There is no stored form.
+    `matrix` is that of these rows, `shape` that of the whole, of which `found` knows but a sample. There is no stored
+    form.
     """
     factors, rng = found.factors, np.random.default_rng(0)
 
@@ -290,7 +321,8 @@ def encode_low_rank(
     ahead: NDArray[np.float32],
     back: NDArray[np.float32],
     step: float,
-    shaped: bool,
+    shaped: tuple[bool, bool] = (False, False),
+    states: int = FACTOR_STATES,
 ) -> LowRank:
     """Some components of a matrix, their factors quantised with a step, as they are decoded.
 
@@ -302,8 +334,10 @@ def encode_low_rank(
         Its right singular vectors over, and times, the scales of the columns; see `on_grid`.
     step : float
         For the scaled matrix.
-    shaped : bool
+    shaped : (bool, bool)
         Whether the step of a row of P grows with the row's scale, and that of a column of Q with the column's.
+    states : int
+        Of the trellis.
     """
     m, n, rank = matrix.rows, matrix.columns, values.size
     exponents = np.round(8 * np.log2(values)).astype(np.int32)
@@ -313,16 +347,15 @@ def encode_low_rank(
     q = np.ascontiguousarray(np.exp2(exponents / 8).astype(np.float32)[:, None] * back.T)
     stored = encode_integers(exponents, False)
     data = _HEAD.pack(rank, len(stored)) + stored
-    if shaped:
-        middle = float(np.exp2(np.log2(values).mean()))
-        data += encode_side_matrix(
-            p, step=step * math.sqrt(m) / middle, shaping=Shaping(SHAPING_UNIT, 0, geometric=True)
-        )
-        data += encode_side_matrix(
-            q, step=step * math.sqrt(n) / middle, shaping=Shaping(0, SHAPING_UNIT, geometric=True)
-        )
-    else:
-        data += encode_side_matrix(p, step=step) + encode_side_matrix(q, step=step)
+    middle = float(np.exp2(np.log2(values).mean()))
+    for factor, size, follows, shaping in (
+        (p, m, shaped[0], Shaping(SHAPING_UNIT, 0, geometric=True)),
+        (q, n, shaped[1], Shaping(0, SHAPING_UNIT, geometric=True)),
+    ):
+        if follows:
+            data += encode_side_matrix(factor, step * math.sqrt(size) / middle, shaping=shaping, states=states)
+        else:
+            data += encode_side_matrix(factor, step, states=states)
     return LowRank.unpack(data, m, n)[0]
 
 
@@ -385,8 +418,8 @@ def _iterated(
 
 @lru_cache(maxsize=4)
 def _random_basis(n: int, width: int) -> NDArray[np.float32]:
-    """Orthonormal columns to begin with, float32[n, width]: always the same."""
-    return np.linalg.qr(np.random.default_rng(0).standard_normal((n, width)))[0].astype(np.float32)
+    """Random columns to begin with, float32[n, width]: always the same."""
+    return np.random.default_rng(0).standard_normal((n, width), np.float32)
 
 
 def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | None:

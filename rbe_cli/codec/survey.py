@@ -30,8 +30,9 @@ from rbe_cli.codec.pipeline import (
     second_moments,
 )
 from rbe_cli.codec.scale_field import varies
+from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
 from rbe_cli.codec.source import Description, Domain, Matrix
-from rbe_cli.codec.structure import find_components, fit_low_rank, imagine_low_rank, stands_out
+from rbe_cli.codec.structure import LowRank, find_components, fit_low_rank, imagine_low_rank, stands_out, take_low_rank
 from rbe_cli.codec.tiles import LONG_ROW
 from rbe_cli.codec.transform import Blockwise, KarhunenLoeve
 from rbe_cli.codec.wish import Wish, cost_of
@@ -40,7 +41,7 @@ from rbe_cli.codec.workspace import whole_matrices
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
 _LOW_RANK_ELEMENTS = 1 << 25
 #: Elements of the sample the blockwise transforms are tried on, about.
-_BLOCKWISE_SAMPLE = 1 << 16
+_BLOCKWISE_SAMPLE = 1 << 15
 #: Widest matrix that `auto` tries a Karhunen-Loeve basis on: it takes an encoder minutes for one of 4096 columns, and a
 #: decoder so long that it would have to gain 13 dB.
 _KLT_COLUMNS = 1024
@@ -50,8 +51,13 @@ _ROWS_TO_SAMPLE, _SAMPLED_WELL = 32, 0.3
 #: A first guess of what a blockwise transform gains is good to so many dB.
 _GUESS = 0.15
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
-#: that is no larger than a sample may be is read once.
-_ROWS, _ELEMENTS, _MOST, _RUN = 128, 1 << 16, 1 << 22, 8
+#: that is no larger than a sample may be is read once. Where they are many, more of them are taken side by side.
+_ROWS, _ELEMENTS, _MOST, _RUN, _LONG_RUN = 128, 1 << 16, 1 << 22, 8, 32
+#: Rows of blocks in a sample that is seen through a blockwise transform, at least.
+_BLOCKS = 4
+#: States of the trellis that codes factors to know what they take, where the rest is not known that well either: a
+#: third of the time.
+_QUICK_STATES = 8
 #: Elements that are looked at to see whether low rank stands out, at most.
 _SKETCH = 1 << 20
 #: Rows for each column that tell enough of a matrix's singular vectors.
@@ -160,38 +166,48 @@ class SampleSurvey:
         self._row_power = np.empty(matrix.rows, np.float32)
         self._extent = extent_of(matrix, self._row_power)
         self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
+        self._octaves: dict[str, float] = {}
 
     @property
     def complete(self) -> bool:
         """Whether the matrix is so small that the sample is all of it."""
         return self._few.share == 1
 
-    def levelled(self, analysis: Analysis) -> Analysis:
-        """An analysis of the sample, raised or lowered to the level of all rows, whose energies are known.
+    def levelled(self, analysis: Analysis, name: str) -> Analysis:
+        """The analysis of a pipeline that was looked at, raised or lowered from the rows of the sample to all rows."""
+        shaping = analysis.shaping.row / 16 if varies(analysis.field.rows) else 0.0
+        return analysis.raised(self._octaves.get(name, 0.0), shaping, self._octaves["none"])
+
+    def _level(self, name: str, analysis: Analysis, row_power: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Note by how many octaves the scale of all rows, whose energies are known, is above that of some.
 
         By the mean of the logarithms where rows have scales of their own, else by the mean of the energies.
         """
-        if self.complete:
-            return analysis
-        power, some = self._row_power, self._row_power[self._few.rows]
-        logs = [np.log2(part[part > 0], dtype=np.float64) for part in (power, some)]
-        if not logs[1].size or not all(np.isfinite(part).all() for part in logs):
-            return analysis
+        self._octaves[name] = 0.0
+        if analysis.share == 1:
+            return
+        power, some = row_power.astype(np.float64), row_power[rows].astype(np.float64)
         if varies(analysis.field.rows):
-            return analysis.raised(float(logs[0].mean() - logs[1].mean()) / 2, analysis.shaping.row / 16)
-        return analysis.raised(math.log2(power.mean(dtype=np.float64) / some.mean(dtype=np.float64)) / 2, 0.0)
+            means = [np.log2(part[part > 0]).mean() if part.any() else math.inf for part in (power, some)]
+        else:
+            means = [math.log2(part.mean()) if part.any() else math.inf for part in (power, some)]
+        octaves = float(means[0] - means[1]) / 2
+        self._octaves[name] = octaves if math.isfinite(octaves) else 0.0
 
     @cached_property
     def _many(self) -> _Sample:
         """Rows enough to tell singular vectors from."""
         n = self._matrix.columns
-        return _sampled(self._matrix, max(_ROWS_PER_COLUMN * n, _ELEMENTS // n))
+        return _sampled(self._matrix, max(_ROWS_PER_COLUMN * n, _ELEMENTS // n), _LONG_RUN)
 
     def plain(self, shaping: Shaping) -> Analysis | None:
         """Of the matrix as it is; None if it must be kept exactly."""
         if self._extent is None:
             return None
-        return self._analyse(self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
+        analysis = self._analyse(self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
+        if analysis is not None:
+            self._level("none", analysis, self._row_power, self._few.rows)
+        return analysis
 
     def promising(self, names: Sequence[str]) -> list[str]:
         """As the encoder finds them, and low rank where it stands out."""
@@ -203,8 +219,13 @@ class SampleSurvey:
         return found
 
     def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
-        """It has a look at once."""
-        return True
+        """Of a `klt` the determinant of the second moments tells before their eigenvectors are known."""
+        m, n = self._matrix.rows, self._matrix.columns
+        if name != "klt" or self._many.matrix.rows < 2 * n:
+            return True
+        gain = _most_klt_bits(self._many.matrix) - n * BASIS_BITS / m
+        cost = cost_of(plain, self._wish, m * n) - metrics.DB_PER_BIT * gain
+        return cost + float(decode_cost(n, 0)) < price + _SAMPLED_WELL
 
     def through(self, name: str, shaping: Shaping) -> Look | None:
         """Of the matrix through a pipeline; None if there is none of that name to be had."""
@@ -212,11 +233,15 @@ class SampleSurvey:
             return self._through_low_rank(shaping)
         if name == "klt":
             return self._through_klt(shaping)
-        sample = _sampled(self._matrix, self._few.rows.size, self._wish.block)
-        pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, sample.matrix.columns)
+        block = self._wish.block
+        sample = _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * block), block)
+        pipeline = Pipeline.of(None, name, block, self._wish.levels, sample.matrix.columns)
         with Piped(sample.matrix, pipeline).held() as piped:
             analysis = self._analyse(piped, sample, shaping)
-        return Look(analysis, pipeline.decode_cost) if analysis else None
+        if analysis is None:
+            return None
+        self._level(name, analysis, self._row_power, sample.rows)
+        return Look(analysis, pipeline.decode_cost)
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
@@ -229,7 +254,10 @@ class SampleSurvey:
             )
         basis = np.linalg.eigh(second_moments(self._many.matrix, np.float32))[1][:, ::-1]
         pipeline = Pipeline(None, KarhunenLoeve(basis, orthonormal=True), Description())
-        return self._imagined(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
+        look = self._through_few(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
+        if look is not None:
+            self._level("klt", look.analysis, self._row_power, self._few.rows)
+        return look
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
@@ -237,12 +265,22 @@ class SampleSurvey:
             found = find_components(self._many.matrix, self._many.share, np.float32)
         if found is None:
             return None
-        pipeline = Pipeline.of(imagine_low_rank(self._few.matrix, found, (m, n)), "none", 0, 0, n)
         time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
-        return self._imagined(pipeline, found.size, time, shaping)
+        row_power = self._row_power
+        if self._many.share == 1:
+            states = FACTOR_STATES if self.complete else _QUICK_STATES
+            whole, size = take_low_rank(self._many.matrix, found, states), 0.0
+            part = whole.of_rows(self._few.rows)
+            row_power = _power_left(self._many.matrix, whole)
+        else:
+            part, size = imagine_low_rank(self._few.matrix, found, (m, n)), found.size
+        look = self._through_few(Pipeline.of(part, "none", 0, 0, n), size, time, shaping)
+        if look is not None:
+            self._level("lowrank", look.analysis, row_power, self._few.rows)
+        return look
 
-    def _imagined(self, pipeline: Pipeline, size: float, time: float, shaping: Shaping) -> Look | None:
-        """Of the few rows through a pipeline whose stored form, of about so many bytes, was not made.
+    def _through_few(self, pipeline: Pipeline, size: float, time: float, shaping: Shaping) -> Look | None:
+        """Of the few rows through a pipeline; so many bytes, about, are of its stored form that was not made.
 
         Most of them are not in the larger sample that told of the pipeline, if all rows are not in both: what fits that
         one fits no other as well.
@@ -266,6 +304,32 @@ class SampleSurvey:
             unit=analysis.unit if shaping.geometric else rms,
             largest=max(analysis.largest, largest),
         )
+
+
+def _most_klt_bits(matrix: Matrix) -> float:
+    """Bits per weight that a Karhunen-Loeve basis saves at high rates, of a matrix with at least two rows per column.
+
+    Half the mean logarithm of the second moments' diagonal over their eigenvalues. Those of a sample are too far apart;
+    by how much, on average, is known for Gaussian weights (Wishart's distribution; E ln chi^2_k is about ln(k - 1)).
+    """
+    rows, n = 2 * matrix.columns, matrix.columns
+    sample = matrix.some(np.arange(rows) * matrix.rows // rows)
+    moments = second_moments(Matrix.of(sample), np.float32).astype(np.float64)
+    sign, log_determinant = np.linalg.slogdet(moments)
+    if sign <= 0:
+        return math.inf
+    chi = np.log((rows - 1 - np.arange(n)) / rows).sum()
+    return float(np.log(np.diag(moments)).sum() - (log_determinant - chi)) / n / (2 * math.log(2))
+
+
+def _power_left(matrix: Matrix, part: LowRank) -> NDArray[np.float32]:
+    """Sums of squares of the rows of what a low-rank part leaves, float32[rows]."""
+    power = np.empty(matrix.rows, np.float32)
+    for top, band in matrix.bands():
+        rows = slice(top, top + len(band))
+        left = band - part.left[rows] @ part.right
+        np.einsum("ij,ij->i", left, left, out=power[rows])
+    return power
 
 
 def candidates(matrix: Matrix, shaped: bool) -> list[str]:

@@ -23,26 +23,22 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.pipeline import Pipeline
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
-from rbe_cli.codec.scale_field import encode_axis
+from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.codec.wish import FEW_BITS, Wish, cost_of
-from rbe_cli.codec.workspace import Inline
 from rbe_cli.errors import Damage
-from rbe_cli.kernels.rans import LANES
 
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
 #: forecasts are good to about that.
 _WORTH = 0.01
 #: A difference, in dB, that is too small to be told without coding what the pipelines store.
-_CLOSE = 0.3
+_CLOSE = 0.2
 #: Gap to the Shannon bound, in dB, by the states of the trellis (docs/codec.md).
 _GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
-#: Bits per weight below which a forecast encodes a sample.
-_TRIED_BELOW = 1.6
 #: The name of the choice of low rank without a coded residual.
 FACTORS = "lowrank only"
 
@@ -64,6 +60,10 @@ class Choice:
         The best of the others that were tried, empty if none was.
     runner_up_db : float
         What that one would gain.
+    lead_db : float
+        How much more that one costs, its time to decode weighed in.
+    sample : Sample or None
+        Of a forecast at few bits: some rows.
     """
 
     analysis: Forecast
@@ -72,6 +72,8 @@ class Choice:
     gain_db: float = 0.0
     runner_up: str = ""
     runner_up_db: float = 0.0
+    lead_db: float = math.inf
+    sample: Sample | None = None
 
 
 class _Candidate(NamedTuple):
@@ -100,26 +102,17 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     """
     survey = SampleSurvey(matrix, wish)
     choice = _choose(matrix, shaping, wish, survey)
-    if choice and choice.runner_up and abs(choice.gain_db - choice.runner_up_db) < _CLOSE and survey.complete:
+    if choice and choice.lead_db < _CLOSE and survey.complete:
         choice = prepare(matrix, shaping, wish)
     if choice is None or not isinstance(choice.analysis, Analysis):
         return choice
     analysis = choice.analysis
-    step = multiplier_for_error(analysis, wish.nrmse) * analysis.unit
-    expected = analysis.symbol_bytes(step) * analysis.share
-    if 8 * expected > _TRIED_BELOW * analysis.matrix.rows * analysis.matrix.columns or shaping.feedback:
-        more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
-        analysis = analysis.corrected(1.0, more)
-    else:
-        # At few bits the weights' own distribution matters more than the tables know: code the sample.
-        encoding = Encoding(analysis, step, states, Inline())
-        trial = encoding.result()
-        coded = sum(len(chunk) - 4 * LANES for chunk in trial.chunks[1:])
-        error = trial.squared_error / (analysis.expected_error(step) * analysis.share)
-        scales = (encoding.parameters.row_bytes - len(encode_axis(analysis.field.rows))) / analysis.share
-        analysis = replace(analysis.corrected(coded / expected, error), side_bytes=analysis.side_bytes + scales)
-    # The sample has served; there is one of every tensor.
-    return replace(choice, analysis=replace(survey.levelled(analysis), matrix=matrix))
+    raised = replace(survey.levelled(analysis, choice.name), matrix=matrix)
+    step = multiplier_for_error(raised, wish.nrmse) * raised.unit
+    kept = not shaping.feedback and Sample.may_serve(analysis, raised, step)
+    sample = Sample(analysis, raised, states) if kept else None
+    more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
+    return replace(choice, analysis=raised.corrected(1.0, more), sample=sample)
 
 
 def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Choice | None:
@@ -135,6 +128,9 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     if wish.transform == "auto":
         names = survey.promising(candidates(matrix, shaped))
     elements = matrix.rows * matrix.columns
+    factors_alone = wish.transform == "auto" and wish.bits < FEW_BITS and min(matrix.rows, matrix.columns) >= 16
+    if not names and not factors_alone:
+        return Choice(plain)
     reference = cost_of(plain, wish, elements)
     found = [_Candidate("none", plain, reference, reference)]
     for name in names:
@@ -147,7 +143,7 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
             analysis = look.analysis.of_tensor(plain)
             cost = cost_of(analysis, wish, elements)
             found.append(_Candidate(name, analysis, cost, cost + _WORTH + look.time))
-    if wish.transform == "auto" and wish.bits < FEW_BITS and min(matrix.rows, matrix.columns) >= 16:
+    if factors_alone:
         factors = LowRankAnalysis(matrix, plain.energy, wish.rank)
         cost = cost_of(factors, wish, elements)
         found.append(_Candidate(FACTORS, factors, cost, cost))
@@ -163,7 +159,8 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     if len(found) == 1:
         return Choice(best.analysis)
     codec = "lowrank" if best.name == FACTORS else "trellis"
-    return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]))
+    lead = found[1].price - best.price if wish.transform == "auto" else math.inf
+    return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]), lead)
 
 
 def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:

@@ -23,7 +23,7 @@ from rbe_cli.codec.feedback import Feedback
 from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Domain
-from rbe_cli.codec.tiles import Tile
+from rbe_cli.codec.tiles import TILE, Tile
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.workspace import scratch, searching
 from rbe_cli.errors import Damage
@@ -74,12 +74,12 @@ class Encoded:
 class Encoding:
     """A tensor that is being encoded: its groups of tiles are jobs of an executor. `result` waits for them."""
 
-    def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor) -> None:
-        """Start encoding at `step`."""
+    def __init__(self, analysis: Analysis, step: float, states: int, executor: Executor, tile: int = TILE) -> None:
+        """Start encoding at `step`, in tiles of about so many elements."""
         self.analysis = analysis
         matrix = analysis.matrix.ready()
+        base, step, field = analysis.aligned(float(np.float32(step)))
         step = float(np.float32(step))
-        base, field = analysis.aligned(step)
         row_axis = scale_field.encode_axis(field.rows)
         column_axis = scale_field.encode_axis(field.columns)
         description = matrix.describe()
@@ -93,7 +93,7 @@ class Encoding:
             column_shaping=shaping.column,
             base=base,
             step=step,
-            grid=grid_of(matrix, shaping),
+            grid=grid_of(matrix, shaping, tile),
             rms=analysis.rms,
             nrmse=0.0,
             row_bytes=len(row_axis),

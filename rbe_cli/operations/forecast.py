@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
 from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
@@ -29,11 +30,13 @@ from rbe_cli.operations.settings import Settings
 _SAMPLE = 1 << 16
 #: Elements of tensors that one thread looks at, one after the other. A look at a small one is all Python and small
 #: arrays: threads that do so at once wait for each other, and take longer than one (0.29 s where one takes 0.26, of
-#: mini-gpt2).
-_TOGETHER = 1 << 23
+#: mini-gpt2). With fewer, or more, MiniLM takes a tenth more time.
+_TOGETHER = 1 << 21
 #: Bytes of a layer file that belong to no tensor.
 _LAYER = 38
 _SHA256 = "0" * 64
+#: Times samples are coded, at most, until their steps stay where they are.
+_ROUNDS = 3
 #: How far off a forecast of the size may be, relative.
 _UNSURE = 0.02
 
@@ -87,6 +90,8 @@ class _Forecasting(Planner):
         super()._analyse(plan)
         if plan.analysis is None:
             self._exact_size(plan)
+        if plan.choice is not None and plan.choice.sample is not None:
+            plan.choice.sample.set_aside()
 
     def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
         """Choose structure and transform, by a sample."""
@@ -103,14 +108,46 @@ class _Forecasting(Planner):
         self._exact: dict[str, float] = {}
         self.plan()
         budget = self.budget()
-        multiplier = 0.0
-        if budget is not None:
-            rest = _size(self._written(None))
-            multiplier = rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
+        multiplier = self._multiplier(budget)
+        for _ in range(_ROUNDS):
+            if not self._code_samples(multiplier):
+                break
+            multiplier = self._multiplier(budget)
         manifest = self._written(multiplier)
         if budget is not None and _size(manifest) > budget:
             self._check(budget)
         return manifest
+
+    def _multiplier(self, budget: float | None) -> float:
+        """That of the tensors that share their step, 0 if none do."""
+        if budget is None:
+            return 0.0
+        rest = _size(self._written(None))
+        return rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
+
+    def _code_samples(self, multiplier: float) -> bool:
+        """Correct forecasts by coding samples where these tell more at the steps there are now; whether any did.
+
+        At few bits what a tensor is going to be depends on its step, which depends on all tensors.
+        """
+        wanted = [
+            (plan, plan.choice.sample, step)
+            for plan in self.plans
+            if plan.choice and plan.choice.sample and plan.choice.sample.wants(step := self._step(plan, multiplier))
+        ]
+
+        def code(plan: Plan, sample: Sample, step: float) -> None:
+            assert plan.choice is not None
+            corrected = replace(sample.coded(step), unit=plan.choice.analysis.unit)
+            corrected.set_aside()
+            plan.choice = replace(plan.choice, analysis=corrected)
+
+        list(self._pool.map(code, *zip(*wanted, strict=True)) if wanted else ())
+        return bool(wanted)
+
+    def _step(self, plan: Plan, multiplier: float) -> float:
+        assert plan.analysis is not None
+        return goal_multiplier(plan, multiplier) * plan.analysis.unit
 
     def _check(self, budget: float) -> None:
         """Raise RBEError if the size asked for is out of reach, as the compression does; note what is too close."""
@@ -157,7 +194,7 @@ class _Forecasting(Planner):
             chunks = 1 + len(Grid.of(*view_shape(info.shape)))
             if multiplier is None and plan.goal.kind == "shared":
                 return 0, chunks, exact, "trellis"
-            step = goal_multiplier(plan, multiplier or 0.0) * analysis.unit
+            step = self._step(plan, multiplier or 0.0)
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
             if fits and (size < info.nbytes * 0.6 or size < self._exact_size(plan)):

@@ -16,7 +16,7 @@ from rbe_cli.codec.pipeline import may_have_basis
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import stands_out
-from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, guessed_gain, mean_scale
+from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, _most_klt_bits, guessed_gain, mean_scale
 from rbe_cli.codec.tensor_codec import estimate, prepare, start
 from rbe_cli.codec.transform import Blockwise
 from rbe_cli.codec.wish import Wish, reference_error
@@ -77,17 +77,19 @@ def test_a_sample_tells_what_the_encoder_does(
     make: object, shape: tuple[int, int], shaping: Shaping, bits: float
 ) -> None:
     """The same choice, and at one multiplier the size and the error within 6 % and 0.4 dB."""
-    matrix = matrix_of(make(*shape))
-    chosen, expected = prepare(matrix, shaping, wish(bits)), estimate(matrix, shaping, wish(bits), STATES)
+    matrix, asked = matrix_of(make(*shape)), wish(bits)
+    chosen, expected = prepare(matrix, shaping, asked), estimate(matrix, shaping, asked, STATES)
     assert chosen is not None
     assert expected is not None
     assert expected.name == chosen.name
-    multiplier = multiplier_for_error(chosen.analysis, wish(bits).nrmse)
+    multiplier = multiplier_for_error(chosen.analysis, asked.nrmse)
     with ThreadPoolExecutor(1) as pool:
         measured = start(chosen, multiplier * chosen.analysis.unit, STATES, pool).result()
-    step = multiplier * expected.analysis.unit
-    assert expected.analysis.expected_bytes(step) == pytest.approx(measured.size, rel=0.06, abs=150)
-    decibels = 10 * math.log10(expected.analysis.expected_error(step) / measured.squared_error)
+    forecast, step = expected.analysis, multiplier * expected.analysis.unit
+    if expected.sample is not None and expected.sample.wants(step):
+        forecast = expected.sample.coded(step)
+    assert forecast.expected_bytes(step) == pytest.approx(measured.size, rel=0.06, abs=150)
+    decibels = 10 * math.log10(forecast.expected_error(step) / measured.squared_error)
     assert abs(decibels) < 0.4
 
 
@@ -181,6 +183,9 @@ def test_low_rank_stands_out_of_noise() -> None:
     assert stands_out(matrix_of(low(300, 200)))
     assert not stands_out(matrix_of(white(3, 3)))
     assert not stands_out(matrix_of(np.zeros((64, 64))))
+    for scale in (1e-17, 9e17):
+        assert not stands_out(matrix_of(scale * white(300, 200) / 5))
+        assert stands_out(matrix_of(scale * low(300, 200) / 50))
 
 
 def test_guess_at_a_blockwise_gain() -> None:
@@ -235,7 +240,7 @@ def test_a_sample_is_raised_to_the_level_of_all_rows(shaping: Shaping) -> None:
     sample._few = sample._few._replace(matrix=matrix_of(w[few]), rows=few)
     analysis = sample.plain(shaping)
     assert analysis is not None
-    raised = sample.levelled(analysis)
+    raised = sample.levelled(analysis, "none")
     for multiplier in (0.05, 0.2):
         size, error = whole.expected_bytes(multiplier * whole.unit), whole.expected_error(multiplier * whole.unit)
         assert raised.expected_bytes(multiplier * raised.unit) == pytest.approx(size, rel=0.02)
@@ -253,7 +258,61 @@ def test_rows_of_one_scale_are_raised_by_their_energy() -> None:
     sample._row_power[some] /= 4
     analysis = sample.plain(PLAIN)
     assert analysis is not None
-    raised = sample.levelled(analysis)
+    raised = sample.levelled(analysis, "none")
     step = 0.1
     more = 8 * (raised.expected_bytes(step) - analysis.expected_bytes(step)) / w.size
     assert more == pytest.approx(math.log2(sample._row_power.mean() / sample._row_power[some].mean()) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_what_a_klt_saves_is_told_by_a_determinant(correlation: float) -> None:
+    """Half the mean logarithm of the variances over the eigenvalues, of columns that are alike next to each other."""
+    n = 256
+    covariance = correlation ** np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    w = white(8 * n, n) @ np.linalg.cholesky(covariance).T
+    saved = -np.linalg.slogdet(covariance)[1] / n / (2 * math.log(2))
+    assert _most_klt_bits(matrix_of(w)) == pytest.approx(saved, rel=0.05, abs=0.01)
+    w[:, 7] = w[:, 8]
+    assert _most_klt_bits(matrix_of(w)) > saved + 0.02
+
+
+def test_a_sample_is_coded_where_that_tells_more() -> None:
+    """At few bits; and again at another step only."""
+    matrix, asked = matrix_of(white(1000, 256) ** 3), wish(1.0)
+    found = estimate(matrix, PLAIN, asked, STATES)
+    assert found is not None
+    assert found.sample is not None
+    step = found.analysis.unit
+    assert not found.sample.wants(step / 16)
+    found.sample.set_aside()
+    assert found.sample.wants(step)
+    coded = found.sample.coded(step)
+    assert not found.sample.wants(step * 1.01)
+    assert found.sample.wants(step * 1.2)
+    chosen = prepare(matrix, PLAIN, asked)
+    assert chosen is not None
+    with ThreadPoolExecutor(1) as pool:
+        measured = start(chosen, step, STATES, pool).result()
+    assert coded.expected_bytes(step) == pytest.approx(measured.size, rel=0.02)
+    assert coded.expected_error(step) == pytest.approx(measured.squared_error, rel=0.1)
+    assert found.analysis.expected_bytes(step) != pytest.approx(measured.size, rel=0.02)
+
+
+def test_no_sample_is_kept_at_many_bits() -> None:
+    found = estimate(matrix_of(white(1000, 256)), PLAIN, wish(4.0), STATES)
+    assert found is not None
+    assert found.sample is None
+
+
+@pytest.mark.parametrize(("name", "near"), [("lowrank", 0.02), ("dct", 0.05)])
+def test_what_a_pipeline_leaves_is_levelled_by_its_own_rows(name: str, near: float) -> None:
+    """Rows whose scales grow under a structure whose scales shrink; of a dct some blocks are looked at."""
+    rows = np.exp2(np.linspace(-2, 2, 1024))[:, None]
+    structure = low(1024, 128) if name == "lowrank" else 4 * smooth(1024, 128)
+    matrix, asked = matrix_of(20 * structure / rows + white(1024, 128) * rows), wish(4, name)
+    chosen, expected = prepare(matrix, PLAIN, asked), estimate(matrix, PLAIN, asked, STATES)
+    assert chosen is not None
+    assert expected is not None
+    for multiplier in (0.002, 0.01):
+        size = chosen.analysis.expected_bytes(multiplier * chosen.analysis.unit)
+        assert expected.analysis.expected_bytes(multiplier * expected.analysis.unit) == pytest.approx(size, rel=near)

@@ -1,0 +1,98 @@
+"""Some rows of a tensor, to be coded for a forecast where the tables alone tell too little."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.scale_field import encode_axis
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tiles import TILE
+from rbe_cli.codec.trellis_codec import GROUP, Encoding
+from rbe_cli.codec.workspace import Findings, Inline
+from rbe_cli.kernels.rans import LANES
+
+#: Bits per weight below which the weights' own distribution matters more than the tables know; and for a matrix of
+#: up to so many elements, of which there are too few to be like the tables' (and which takes no time).
+_FEW_BITS, _FEW_BITS_OF_SMALL, _SMALL = 1.6, 2.2, 1 << 16
+#: And how far off the bits may be that are forecast before the step is known.
+_MARGIN = 0.2
+#: Elements that are kept, at most.
+_MOST = 1 << 22
+#: Elements of a tile of a sample, at least.
+_TILE = 1 << 14
+#: Octaves between two steps that are as good as one.
+_SAME_STEP = 0.05
+
+
+class Sample:
+    """Some rows of a tensor, as they look through its pipeline, and what is known of all of them.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        Of these rows, of which it has the values.
+    raised : Analysis
+        The same at the level of all rows.
+    states : int
+        Of the trellis.
+    """
+
+    def __init__(self, analysis: Analysis, raised: Analysis, states: int) -> None:
+        matrix = analysis.matrix
+        if isinstance(matrix, Matrix):
+            self._values = Findings(matrix.whole())
+        else:
+            self._values = Findings(np.concatenate([band for _, band in matrix.bands()]))
+        self._analysis = replace(analysis, matrix=raised.matrix)
+        self._raised = raised
+        self._states = states
+        self._step = 0.0
+
+    @staticmethod
+    def may_serve(analysis: Analysis, raised: Analysis, step: float) -> bool:
+        """Whether rows may be worth keeping: at a step that is not quite known yet they may want to be coded."""
+        rows = analysis.matrix.rows * analysis.matrix.columns
+        return rows <= _MOST and _bits(raised, step) < _few_bits(raised) + _MARGIN
+
+    def set_aside(self) -> None:
+        """Put by what grows with the tensor. Raises RBEError if there is no room for it."""
+        self._values.set_aside()
+        self._analysis.set_aside()
+        self._raised.set_aside()
+
+    def wants(self, step: float) -> bool:
+        """Whether coding the rows at a step would tell more than is known."""
+        if self._step:
+            return abs(math.log2(step / self._step)) > _SAME_STEP
+        return _bits(self._raised, step) < _few_bits(self._raised)
+
+    def coded(self, step: float) -> Analysis:
+        """What is known of all rows, corrected by what the coder makes of some at a step."""
+        self._step = step
+        # Where these rows are of the same classes as all are at the step.
+        own_step = step * math.exp2((self._analysis.first_offset - self._raised.first_offset) / 8)
+        (values,) = self._values.arrays()
+        analysis = replace(self._analysis, matrix=Matrix.of(values))
+        # As many tiles as are searched side by side: in the time of one.
+        tile = min(TILE, max(_TILE, values.size // GROUP + 1))
+        encoding = Encoding(analysis, own_step, self._states, Inline(), tile)
+        result = encoding.result()
+        bits = 8 * sum(len(chunk) - 4 * LANES for chunk in result.chunks[1:])
+        size = bits / (analysis.symbol_bits(own_step) * analysis.share)
+        error = result.squared_error / (analysis.expected_error(own_step) * analysis.share)
+        scales = (encoding.parameters.row_bytes - len(encode_axis(analysis.field.rows))) / analysis.share
+        return replace(self._raised.corrected(size, error), side_bytes=self._raised.side_bytes + scales)
+
+
+def _bits(analysis: Analysis, step: float) -> float:
+    """Per weight."""
+    return analysis.symbol_bits(step) / (analysis.matrix.rows * analysis.matrix.columns)
+
+
+def _few_bits(analysis: Analysis) -> float:
+    small = analysis.matrix.rows * analysis.matrix.columns <= _SMALL
+    return _FEW_BITS_OF_SMALL if small else _FEW_BITS

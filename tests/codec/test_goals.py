@@ -1,0 +1,133 @@
+"""Goals of single tensors: how a search for a multiplier ends, and that size and error are smooth functions of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from rbe_cli.codec.analysis import Analysis, analyse
+from rbe_cli.codec.geometry import shaped
+from rbe_cli.codec.noise_shaping import PLAIN, Shaping
+from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, OwnGoal
+from rbe_cli.codec.scale_field import ZERO
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.trellis_codec import Encoding
+
+ELEMENTS = 1000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an encoding of ELEMENTS weights with a sum of squares of 1 might say of itself."""
+
+    squared_error: float
+    size: int
+
+
+@pytest.fixture(scope="module")
+def unit() -> Analysis:
+    """Of weights with a sum of squares of 1."""
+    w = np.random.default_rng(0).standard_normal((20, ELEMENTS // 20)).astype(np.float32)
+    found = analyse(Matrix.of(w / np.linalg.norm(w)))
+    assert found is not None
+    return found
+
+
+def meet(
+    analysis: Analysis, kind: str, value: float, start: float, figure: Callable[[float], float]
+) -> tuple[float | None, int]:
+    """The figure a search ends with, if any, and the passes it took; `figure` is what a multiplier gives."""
+    passes = 0
+
+    def encode(multiplier: float) -> Result:
+        nonlocal passes
+        passes += 1
+        found = figure(multiplier)
+        return Result(found**2, 0) if kind == "nrmse" else Result(1 / multiplier, round(found * ELEMENTS / 8))
+
+    goal = OwnGoal(analysis, ELEMENTS, kind, value)
+    best = goal.meet(start, encode(start), encode)
+    if best is None:
+        return None, passes
+    return math.sqrt(best.squared_error) if kind == "nrmse" else 8 * best.size / ELEMENTS, passes
+
+
+@pytest.mark.parametrize("start", [0.02, 0.1, 0.11, 1.0])
+@pytest.mark.parametrize("slope", [0.1, 0.5, 1.0, 1.9, 3.0, 8.0])
+def test_an_error_is_met_however_fast_it_moves(slope: float, start: float, unit: Analysis) -> None:
+    """Steps that go by the error alone swing from side to side for ever where it moves twice as fast as the step."""
+    found, passes = meet(unit, "nrmse", 0.1, start, lambda multiplier: 0.1 * (multiplier / 0.1) ** slope)
+    assert found is not None
+    assert 0.1 * (1 - TOLERANCE) <= found <= 0.1
+    assert passes <= MAX_PASSES
+
+
+@pytest.mark.parametrize("bits", [0.5, 3.0, 7.9])
+def test_a_size_is_met(bits: float, unit: Analysis) -> None:
+    found, passes = meet(unit, "bits", bits, 1.0, lambda multiplier: max(4 - 0.6 * math.log2(multiplier), 0.2))
+    assert found is not None
+    assert bits - 0.05 <= found <= bits
+    assert passes <= MAX_PASSES
+
+
+def test_what_cannot_be_told_apart_ends_a_search(unit: Analysis) -> None:
+    """An error that is below the goal even if nothing is sent."""
+    found, passes = meet(unit, "nrmse", 0.5, 0.1, lambda multiplier: min(multiplier, 0.3))
+    assert found == pytest.approx(0.3)
+    assert passes <= 4
+
+
+def test_a_jump_across_the_goal_is_met_from_below(unit: Analysis) -> None:
+    found, passes = meet(unit, "nrmse", 0.5, 1.0, lambda multiplier: 0.4 if multiplier < 0.7 else 0.9)
+    assert found == pytest.approx(0.4)
+    assert passes <= MAX_PASSES
+
+
+def test_a_goal_out_of_reach_is_none(unit: Analysis) -> None:
+    found, passes = meet(unit, "bits", 0.1, 1.0, lambda multiplier: 1 + 1 / multiplier)
+    assert found is None
+    assert passes <= 2 * MAX_PASSES
+
+
+def scaled(spread: float) -> Matrix:
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((300, 256)) * np.exp2(spread * rng.standard_normal((300, 1)))
+    return Matrix.of((w * np.exp2(0.2 * rng.standard_normal(256))).astype(np.float32))
+
+
+SHAPINGS = [PLAIN, Shaping(4, 4, geometric=True), Shaping(8, 0, geometric=True), Shaping(16, 16, geometric=True)]
+
+
+@pytest.mark.parametrize("shaping", SHAPINGS)
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
+def test_the_mean_step_is_what_was_asked(spread: float, shaping: Shaping) -> None:
+    """However the exponents happen to be rounded."""
+    analysis = analyse(scaled(spread), shaping)
+    assert analysis is not None
+    for octave in np.linspace(-4, 0, 33):
+        asked = analysis.unit * 2.0**octave
+        _, step, field = analysis.aligned(asked)
+        axes = (shaped(field.rows, shaping.row), shaped(field.columns, shaping.column))
+        logs = sum(steps[classes != ZERO].mean() for steps, classes in axes) / 8
+        assert step * 2.0**logs == pytest.approx(asked * analysis.factor)
+
+
+@pytest.mark.parametrize("shaping", SHAPINGS[:3])
+def test_size_and_error_are_smooth(shaping: Shaping) -> None:
+    """An octave of steps in 24 parts: each takes 1/24 bit per weight, and moves the error by 1/24 octave."""
+    matrix = scaled(0.1)
+    analysis = analyse(matrix, shaping)
+    assert analysis is not None
+    bits, errors = [], []
+    with ThreadPoolExecutor(1) as pool:
+        for part in range(25):
+            result = Encoding(analysis, 0.1 * analysis.unit * 2 ** (part / 24), 4, pool).result()
+            bits.append(8 * result.size / (matrix.rows * matrix.columns))
+            errors.append(math.log2(result.squared_error) / 2)
+    assert -np.diff(bits) == pytest.approx(1 / 24, abs=0.006)
+    assert np.diff(errors) == pytest.approx(1 / 24, abs=0.006)
