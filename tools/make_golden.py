@@ -2,9 +2,11 @@
 
     python -m tools.make_golden v2                          # tests/golden/v2; refuses to overwrite
     python -m tools.make_golden v1 --case example -o DIR    # one of the compressed folders, anywhere
+    python -m tools.make_golden --encoder                   # what this version of rbe makes of the cases, by SHA-256
 
 The golden files are what later versions must still read, so they are kept, not made anew; a new format version gets a
-folder of its own. The weights come from integer arithmetic, so that they are the same on every machine.
+folder of its own. The weights come from integer arithmetic, so that they are the same on every machine. What the
+encoder makes of the cases is noted by checksum for one version of rbe, and noted anew when that is another.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes, elements
+from rbe_cli import __version__, dtypes, elements
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.codec import scale_field, sparse_codec, structure, tensor_codec, trellis_codec
@@ -41,6 +43,7 @@ from rbe_cli.operations.compress import compress
 from rbe_cli.operations.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
+ENCODER = GOLDEN / "encoder.json"
 #: Of a tensor whose decoding is exact only to a tolerance, about so many values are kept.
 KEPT_VALUES = 2000
 Floats = NDArray[np.float64]
@@ -442,15 +445,38 @@ def make_all(version: str) -> None:
     partial.rename(out)
 
 
+def made(case: str) -> dict[str, str]:
+    """SHA-256 of the layer files the encoder makes of a case."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "case"
+        version, name = case.split("/")
+        make_case(version, name, out, jobs=2)
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.rbe"))}
+
+
+def note_encoder() -> None:
+    """Note what the encoder makes, if it is another version's turn."""
+    noted = json.loads(ENCODER.read_text()) if ENCODER.exists() else {}
+    files = {case: made(case) for case in DETERMINISTIC}
+    if noted.get("rbe") == __version__ and noted["files"] != files:
+        sys.exit(f"{ENCODER}: other bytes than rbe {__version__} made so far: they need another version")
+    ENCODER.write_text(json.dumps({"rbe": __version__, "files": files}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("version", choices=sorted(VERSIONS), help="of the format")
+    parser.add_argument("version", nargs="?", choices=sorted(VERSIONS), help="of the format")
     parser.add_argument("--case", help="make this compressed folder only")
     parser.add_argument("-o", "--out", type=Path, help="where (with --case)")
+    parser.add_argument("--encoder", action="store_true", help="note what the encoder makes")
     arguments = parser.parse_args()
     if bool(arguments.case) != bool(arguments.out):
         parser.error("--case and --out go together")
-    if arguments.case:
+    if arguments.encoder == bool(arguments.version):
+        parser.error("a version of the format, or --encoder")
+    if arguments.encoder:
+        note_encoder()
+    elif arguments.case:
         make_case(arguments.version, arguments.case, arguments.out)
     else:
         make_all(arguments.version)
