@@ -88,7 +88,7 @@ bench-codec: minilm
 	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json \
 	  build/auto.json build/none.json build/klt.json build/dct.json
 
-# How near --dry-run comes, and how fast: a table of docs/codec.md (5 minutes).
+# How near --dry-run comes, and how fast: a table of docs/codec.md (8 minutes).
 bench-dry-run: minilm
 	$(BIN)/python -m tests.benchmarks.dry_run --page mini-gpt2 $(MINILM) noise
 

@@ -28,7 +28,14 @@ from rbe_cli.codec.warm_up import compile_all
 from tests.benchmarks.codec_page import PAGE, replace_part
 from tests.synthetic import scaled_normal
 
-WISHES = (("--bits", "2"), ("--bits", "4"), ("--bits", "6"), ("--bits", "4", "--objective", "mse"))
+WISHES = (
+    ("--bits", "1.5"),
+    ("--bits", "2"),
+    ("--bits", "2", "--objective", "mse"),
+    ("--bits", "4"),
+    ("--bits", "4", "--objective", "mse"),
+    ("--bits", "6"),
+)
 NOISE = "noise"
 _SMALL, _TURNS = 4096, 5
 
