@@ -88,7 +88,7 @@ def class_tables(x: np.ndarray, rate: np.ndarray, shift: np.ndarray) -> tuple[di
     t = trellis(STATES)
     xs = x.astype(np.float32)
     zeros = np.zeros(x.shape, np.uint8)
-    scratch = np.empty((STEPS, STATES // 32, LANES), np.uint32), np.empty((STEPS, 4, LANES), np.int32)
+    scratch = np.empty((STEPS, STATES // 32, LANES), np.uint32), np.empty(x.shape, np.uint8)
     k, u = np.empty(x.shape, np.int32), np.empty(x.shape, np.uint8)
     ks = np.arange(-RATE_REACH, RATE_REACH + 1)
     result: dict[str, Any] = {}

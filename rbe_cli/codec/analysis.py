@@ -105,8 +105,8 @@ class Analysis:
         fitted = self.field
         axis = fitted.rounded_axis(mean < _COARSE)
         follows = {"rows": self.shaping.row, "columns": self.shaping.column, "": 0}[axis] / 16
-        # An exponent more is a class more less what the step follows; where it follows all the way, no class more.
-        field = fitted.aligned(axis, (exact - base) / max(1 - follows, 1 / 16))
+        # An exponent more is a class more less what the step follows. Where it follows all the way no class moves.
+        field = fitted.aligned(axis, (exact - base) / (1 - follows) if follows < 1 else 0.0)
         return base, step * (self.factor / _Steps.of(field, self.shaping).factor), field
 
     def raised(self, octaves: float, shaping: float, tensor: float) -> Analysis:

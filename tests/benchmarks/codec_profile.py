@@ -118,7 +118,7 @@ def search_times(states: tuple[int, ...], lanes: tuple[int, ...], repeat: int = 
             arguments = (
                 x.astype(np.float32), np.full(shape, weight_class, np.uint8), tables.CLASSES, family.price,
                 code.butterflies, code.back, np.empty((shape[0], -(-count // 32), width), np.uint32),
-                np.empty((shape[0], 4, width), np.int32), np.empty(shape, np.int32), np.empty(shape, np.uint8),
+                np.empty(shape, np.uint8), np.empty(shape, np.int32), np.empty(shape, np.uint8),
             )  # fmt: skip
             taken = [_timed(lambda arguments=arguments: search(*arguments)) for _ in range(repeat)]
             times[count, width] = min(taken) / x.size

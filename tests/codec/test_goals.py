@@ -131,3 +131,13 @@ def test_size_and_error_are_smooth(shaping: Shaping) -> None:
             errors.append(math.log2(result.squared_error) / 2)
     assert -np.diff(bits) == pytest.approx(1 / 24, abs=0.006)
     assert np.diff(errors) == pytest.approx(1 / 24, abs=0.006)
+
+
+def test_where_steps_follow_all_the_way_scales_stay_as_they_were_fitted() -> None:
+    """No class moves with them, and the fit chose where they are rounded: to octaves, perhaps."""
+    analysis = analyse(scaled(1.0), SHAPINGS[3])
+    assert analysis is not None
+    for octave in np.linspace(-1, 0, 9):
+        _, step, field = analysis.aligned(analysis.unit * 2.0**octave)
+        np.testing.assert_array_equal(field.rows.exponents, analysis.field.rows.exponents)
+        assert step == analysis.unit * 2.0**octave
