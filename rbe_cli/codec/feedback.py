@@ -77,7 +77,7 @@ class Feedback:
         outer = _stack("outer scales", [scan.line_scales[0] for scan in scans])
         inner = _stack("inner scales", [scan.line_scales[1] for scan in scans])
         kernels.search(
-            values, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.price,
+            values, first, self.factor, outer, inner, widths, classes, tables.CLASSES, family.coding.price,
             t.butterflies, t.back, min(_AHEAD, window // 3), LANES, scratch("x", (window, lanes), np.float32),
             scratch("decision", (window, -(-t.states // 32), lanes), np.uint32),
             scratch("higher", (window, lanes), np.uint8), symbols, unions,

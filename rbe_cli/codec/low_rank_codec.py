@@ -87,7 +87,7 @@ class LowRankAnalysis:
         matrix = self.matrix
         (grid,) = self._vectors.arrays()
         vectors = np.ascontiguousarray(grid[:, :rank], np.float32) / np.float32(GRID)
-        low_rank = encode_low_rank(matrix, self._values[:rank], vectors, vectors, step, shaped=(False, False))
+        low_rank = encode_low_rank(matrix, self._values[:rank], vectors, vectors, step)
         decoder = LowRankDecoder(low_rank)
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))

@@ -42,11 +42,7 @@ class Sample:
     """
 
     def __init__(self, analysis: Analysis, raised: Analysis, states: int) -> None:
-        matrix = analysis.matrix
-        if isinstance(matrix, Matrix):
-            self._values = Findings(matrix.whole())
-        else:
-            self._values = Findings(np.concatenate([band for _, band in matrix.bands()]))
+        self._values = Findings(analysis.matrix.some(np.arange(analysis.matrix.rows)))
         self._analysis = replace(analysis, matrix=raised.matrix)
         self._raised = raised
         self._states = states

@@ -384,7 +384,7 @@ def leading(
         squares, vectors = np.linalg.eigh(_products(tall, real))
         squares, vectors = (found[..., ::-1][..., :count].astype(np.float64) for found in (squares, vectors))
     else:
-        squares, vectors = _iterated(tall, count, _ITERATIONS, real)
+        squares, vectors = _iterated(tall, count, real)
     if m < n:
         vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
     return np.sqrt(np.maximum(squares, 1e-300)), of_one_sign(vectors)
@@ -405,10 +405,10 @@ def _products(w: NDArray[np.float32], real: type[np.floating]) -> NDArray[Any]:
 
 
 def _iterated(
-    w: NDArray[np.float32], count: int, iterations: int, real: type[np.floating]
+    w: NDArray[np.float32], count: int, real: type[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     basis = _random_basis(w.shape[1], min(count + _OVERSAMPLING, *w.shape))
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         basis = np.linalg.qr((w.T @ (w @ basis)).astype(real, copy=False))[0].astype(np.float32, copy=False)
     projected = (w @ basis).astype(real, copy=False)
     squares, rotation = (found.astype(np.float64) for found in np.linalg.eigh(projected.T @ projected))

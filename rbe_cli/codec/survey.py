@@ -176,7 +176,7 @@ class SampleSurvey:
     def levelled(self, analysis: Analysis, name: str) -> Analysis:
         """The analysis of a pipeline that was looked at, raised or lowered from the rows of the sample to all rows."""
         shaping = analysis.shaping.row / 16 if varies(analysis.field.rows) else 0.0
-        return analysis.raised(self._octaves.get(name, 0.0), shaping, self._octaves["none"])
+        return analysis.raised(self._octaves.get(name, 0.0), shaping, self._octaves.get("none", 0.0))
 
     def _level(self, name: str, analysis: Analysis, row_power: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
         """Note by how many octaves the scale of all rows, whose energies are known, is above that of some.
@@ -204,10 +204,7 @@ class SampleSurvey:
         """Of the matrix as it is; None if it must be kept exactly."""
         if self._extent is None:
             return None
-        analysis = self._analyse(self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
-        if analysis is not None:
-            self._level("none", analysis, self._row_power, self._few.rows)
-        return analysis
+        return self._analyse("none", self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
 
     def promising(self, names: Sequence[str]) -> list[str]:
         """As the encoder finds them, and low rank where it stands out."""
@@ -237,11 +234,8 @@ class SampleSurvey:
         sample = _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * block), block)
         pipeline = Pipeline.of(None, name, block, self._wish.levels, sample.matrix.columns)
         with Piped(sample.matrix, pipeline).held() as piped:
-            analysis = self._analyse(piped, sample, shaping)
-        if analysis is None:
-            return None
-        self._level(name, analysis, self._row_power, sample.rows)
-        return Look(analysis, pipeline.decode_cost)
+            analysis = self._analyse(name, piped, sample, shaping)
+        return Look(analysis, pipeline.decode_cost) if analysis else None
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
@@ -254,10 +248,7 @@ class SampleSurvey:
             )
         basis = np.linalg.eigh(second_moments(self._many.matrix, np.float32))[1][:, ::-1]
         pipeline = Pipeline(None, KarhunenLoeve(basis, orthonormal=True), Description())
-        look = self._through_few(pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
-        if look is not None:
-            self._level("klt", look.analysis, self._row_power, self._few.rows)
-        return look
+        return self._through_few("klt", pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
@@ -266,7 +257,7 @@ class SampleSurvey:
         if found is None:
             return None
         time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
-        row_power = self._row_power
+        row_power = None
         if self._many.share == 1:
             states = FACTOR_STATES if self.complete else _QUICK_STATES
             whole, size = take_low_rank(self._many.matrix, found, states), 0.0
@@ -274,27 +265,43 @@ class SampleSurvey:
             row_power = _power_left(self._many.matrix, whole)
         else:
             part, size = imagine_low_rank(self._few.matrix, found, (m, n)), found.size
-        look = self._through_few(Pipeline.of(part, "none", 0, 0, n), size, time, shaping)
-        if look is not None:
-            self._level("lowrank", look.analysis, row_power, self._few.rows)
-        return look
+        return self._through_few("lowrank", Pipeline.of(part, "none", 0, 0, n), size, time, shaping, row_power)
 
-    def _through_few(self, pipeline: Pipeline, size: float, time: float, shaping: Shaping) -> Look | None:
+    def _through_few(
+        self,
+        name: str,
+        pipeline: Pipeline,
+        size: float,
+        time: float,
+        shaping: Shaping,
+        row_power: NDArray[np.float32] | None = None,
+    ) -> Look | None:
         """Of the few rows through a pipeline; so many bytes, about, are of its stored form that was not made.
 
         Most of them are not in the larger sample that told of the pipeline, if all rows are not in both: what fits that
         one fits no other as well.
         """
         with Piped(self._few.matrix, pipeline).held() as piped:
-            analysis = self._analyse(piped, self._few, shaping)
+            analysis = self._analyse(name, piped, self._few, shaping, row_power)
         return Look(replace(analysis, side_bytes=analysis.side_bytes + size), time) if analysis else None
 
-    def _analyse(self, domain: Domain, sample: _Sample, shaping: Shaping) -> Analysis | None:
-        """Of a sample, or of what a pipeline makes of it, for all of the matrix."""
+    def _analyse(
+        self,
+        name: str,
+        domain: Domain,
+        sample: _Sample,
+        shaping: Shaping,
+        row_power: NDArray[np.float32] | None = None,
+    ) -> Analysis | None:
+        """Of a sample, or of what a pipeline makes of it, for all of the matrix; and note the level it is at.
+
+        `row_power`, float32[rows], are the energies of all rows, where they are not those of the matrix.
+        """
         assert self._extent is not None
         analysis = analyse(domain, shaping.of_rows(sample.rows), sample.share)
         if analysis is None:
             return None
+        self._level(name, analysis, self._row_power if row_power is None else row_power, sample.rows)
         energy, largest = self._extent
         rms = math.sqrt(energy / (self._matrix.rows * self._matrix.columns))
         return replace(

@@ -67,19 +67,8 @@ def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
     return rounded
 
 
-class _Coding(NamedTuple):
-    """What the kernels that code take of a family; see `Family`."""
-
-    price: NDArray[np.float32]
-    start: NDArray[np.uint32]
-    freq: NDArray[np.uint32]
-    reach: NDArray[np.int32]
-    slots: NDArray[np.uint32]
-    points: NDArray[np.float32]
-
-
-class Family:
-    """The tables of one family, as the kernels take them. Those of the coders are made when the first one asks.
+class Coding(NamedTuple):
+    """The tables of one family, as the kernels that code take them.
 
     Attributes
     ----------
@@ -94,6 +83,21 @@ class Family:
         For the decoder: symbol << 24 | (slot - start) << 12 | frequency.
     points : float32[2 * (CLASSES + 1) * 256]
         Reconstruction point of each symbol byte, in steps.
+    """
+
+    price: NDArray[np.float32]
+    start: NDArray[np.uint32]
+    freq: NDArray[np.uint32]
+    reach: NDArray[np.int32]
+    slots: NDArray[np.uint32]
+    points: NDArray[np.float32]
+
+
+class Family:
+    """What the tables of one family say of bits and error, and the tables themselves.
+
+    Attributes
+    ----------
     bits, distortion : float64[CLASSES + 1]
         Measured when the tables were made: bits per weight and mean squared error in squared steps. Not normative.
     """
@@ -106,32 +110,9 @@ class Family:
         self.distortion = np.array([0.0, *(both[1] / 1e6 for both in numbers)])
 
     @cached_property
-    def _coding(self) -> _Coding:
+    def coding(self) -> Coding:
+        """What coders take, made when the first one asks."""
         return _coding_of(self._parsed)
-
-    @property
-    def price(self) -> NDArray[np.float32]:  # noqa: D102
-        return self._coding.price
-
-    @property
-    def start(self) -> NDArray[np.uint32]:  # noqa: D102
-        return self._coding.start
-
-    @property
-    def freq(self) -> NDArray[np.uint32]:  # noqa: D102
-        return self._coding.freq
-
-    @property
-    def reach(self) -> NDArray[np.int32]:  # noqa: D102
-        return self._coding.reach
-
-    @property
-    def slots(self) -> NDArray[np.uint32]:  # noqa: D102
-        return self._coding.slots
-
-    @property
-    def points(self) -> NDArray[np.float32]:  # noqa: D102
-        return self._coding.points
 
     def bits_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bits a weight of class c takes, c any real number."""
@@ -141,7 +122,7 @@ class Family:
     def distortion_at(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean squared error of a weight of class c, in squared steps."""
         log_d = np.interp(np.clip(c, 1, CLASSES), np.arange(1, CLASSES + 1), self._log_distortion)
-        log_d = log_d + np.minimum(c - 1, 0) / 4
+        log_d += np.minimum(c - 1, 0) / 4
         return np.asarray(np.exp2(log_d))
 
     def bits_of(self, first: float, elements: NDArray[np.float64]) -> float:
@@ -188,7 +169,7 @@ def family(index: int) -> Family:
     return Family(index)
 
 
-def _coding_of(parsed: _Classes) -> _Coding:
+def _coding_of(parsed: _Classes) -> Coding:
     classes = CLASSES + 1
     rate = np.zeros((classes, 2, 2 * RATE_REACH + 1), np.float32)
     shift = np.zeros_like(rate)
@@ -224,7 +205,7 @@ def _coding_of(parsed: _Classes) -> _Coding:
     slots = np.repeat(entries.ravel(), freq.ravel()).reshape(2 * classes, -1)
     slots += np.arange(1 << FREQUENCY_BITS, dtype=np.uint32) << np.uint32(12)
     price = price_of(rate, shift)
-    return _Coding(price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel())
+    return Coding(price, start.ravel(), freq.ravel(), reach.ravel(), slots.ravel(), points.ravel())
 
 
 def price_of(rate: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -204,7 +204,7 @@ def _search(
     """The symbols of weights in steps, all float32[T, lanes] of them at once."""
     t = trellis(parameters.states)
     trellis_kernels.search(
-        x, classes, tables.CLASSES, tables.family(parameters.family).price, t.butterflies, t.back,
+        x, classes, tables.CLASSES, tables.family(parameters.family).coding.price, t.butterflies, t.back,
         scratch("decision", (x.shape[0], -(-t.states // 32), x.shape[1]), np.uint32),
         scratch("higher", x.shape, np.uint8), symbols, unions,
     )  # fmt: skip
@@ -220,7 +220,7 @@ def _write_streams(
     unions: NDArray[np.uint8],
 ) -> tuple[list[bytes], float]:
     """Streams of some tiles, and the squared error of what they decode to."""
-    lanes, family = rans.LANES, tables.family(parameters.family)
+    lanes, coding = rans.LANES, tables.family(parameters.family).coding
     streams, error = [], 0.0
     decoder = ValueDecoder(parameters, geometry)
     for g, tile in enumerate(group):
@@ -228,7 +228,7 @@ def _write_streams(
         words = scratch("words", (4 * tile.size + 2 * lanes + 1,), np.uint16)
         at = rans.encode_tile(
             tile.size, symbols[:, part], classes[:, part], unions[:, part], tables.CLASSES,
-            family.start, family.freq, family.reach, words,
+            coding.start, coding.freq, coding.reach, words,
         )  # fmt: skip
         streams.append(words[at:].astype("<u2").tobytes())
         error += matrix.squared_error(decoder.values(streams[-1], tile), tile)
@@ -249,7 +249,7 @@ class ValueDecoder:
     def __init__(self, parameters: Parameters, geometry: Geometry) -> None:
         self.parameters = parameters
         self.geometry = geometry
-        self.family = tables.family(parameters.family)
+        self.coding = tables.family(parameters.family).coding
         self.step = trellis(parameters.states).step
 
     def values(self, stream: bytes, tile: Tile, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -266,7 +266,7 @@ class ValueDecoder:
             out = scratch("weights", (tile.bottom - tile.top, tile.right - tile.left), np.float32)
         status = decode_tile(
             np.frombuffer(stream, "<u2"), scan.line_classes, scan.base, tables.MAX_CLASS, tables.CLASSES, self.step,
-            self.family.slots, self.family.points, self.family.reach, scan.line_scales, scan.strides, out.reshape(-1),
+            self.coding.slots, self.coding.points, self.coding.reach, scan.line_scales, scan.strides, out.reshape(-1),
         )  # fmt: skip
         if status != rans.OK:
             raise Damage("tile is damaged")

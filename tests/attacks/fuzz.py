@@ -354,10 +354,10 @@ def _stream(parameters: Parameters, geometry: Geometry, tile: Tile, symbols: lis
     for row in range(rows):
         unions[row] = state & 1
         state = step[2 * state + (k[row] & 1)].astype(np.int64)
-    family = tables.family(parameters.family)
+    coding = tables.family(parameters.family).coding
     words = np.zeros(8 * tile.size + 4 * lanes, np.uint16)
     at = rans.encode_tile(
-        tile.size, k, classes.reshape(rows, lanes), unions, tables.CLASSES, family.start, family.freq, family.reach,
+        tile.size, k, classes.reshape(rows, lanes), unions, tables.CLASSES, coding.start, coding.freq, coding.reach,
         words,
     )  # fmt: skip
     return words[at:].astype("<u2").tobytes()

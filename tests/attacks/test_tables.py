@@ -23,4 +23,4 @@ def test_tables_that_are_not_the_format_s(tmp_path: Path, monkeypatch: pytest.Mo
             tables.family(0)
     finally:
         monkeypatch.undo()
-    assert int(tables.family(0).freq[256:].sum()) % 4096 == 0
+    assert int(tables.family(0).coding.freq[256:].sum()) % 4096 == 0

@@ -116,7 +116,7 @@ def search_times(states: tuple[int, ...], lanes: tuple[int, ...], repeat: int = 
             shape = (elements // width, width)
             x = np.random.default_rng(0).standard_normal(shape) * 2 ** ((weight_class - 15) / 8)
             arguments = (
-                x.astype(np.float32), np.full(shape, weight_class, np.uint8), tables.CLASSES, family.price,
+                x.astype(np.float32), np.full(shape, weight_class, np.uint8), tables.CLASSES, family.coding.price,
                 code.butterflies, code.back, np.empty((shape[0], -(-count // 32), width), np.uint32),
                 np.empty(shape, np.uint8), np.empty(shape, np.int32), np.empty(shape, np.uint8),
             )  # fmt: skip

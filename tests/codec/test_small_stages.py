@@ -64,8 +64,11 @@ def test_tiles_of_long_rows_are_pieces(columns: int) -> None:
 def test_tables_are_probabilities(index: int) -> None:
     """Every context a decoder can be in has frequencies that fill 12 bits, and slots that say the same."""
     family = tables.family(index)
-    freq, start = family.freq.reshape(-1, 256).astype(np.int64), family.start.reshape(-1, 256).astype(np.int64)
-    slots = family.slots.reshape(-1, 4096).astype(np.int64)
+    freq, start = (
+        family.coding.freq.reshape(-1, 256).astype(np.int64),
+        family.coding.start.reshape(-1, 256).astype(np.int64),
+    )
+    slots = family.coding.slots.reshape(-1, 4096).astype(np.int64)
     assert (freq.sum(axis=1) == 4096).all()
     assert (freq[:, 0] > 0).all(), "every context has an escape"
     assert (freq < 4096).all()
@@ -80,14 +83,14 @@ def test_tables_are_probabilities(index: int) -> None:
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_points_and_reach(index: int) -> None:
     family = tables.family(index)
-    freq, points = family.freq.reshape(-1, 256), family.points.reshape(-1, 256)
+    freq, points = family.coding.freq.reshape(-1, 256), family.coding.points.reshape(-1, 256)
     k = np.arange(256) - 128
     for context in range(2, freq.shape[0]):
         union = context & 1
         magnitude = np.where(k >= 0, k, -k - union)
         inside = np.flatnonzero(freq[context, 1:] > 0) + 1
-        assert magnitude[inside].max() == family.reach[context]
-        assert (freq[context, 1:][magnitude[1:] <= family.reach[context]] > 0).all()
+        assert magnitude[inside].max() == family.coding.reach[context]
+        assert (freq[context, 1:][magnitude[1:] <= family.coding.reach[context]] > 0).all()
         # Where little is sent at all, what is sent stands for something larger.
         assert (np.abs(points[context] - (2 * k + union)) < (1 if context > 33 else 2)).all()
         assert (np.sign(points[context]) == np.sign(2 * k + union)).all()
@@ -98,7 +101,7 @@ def test_points_and_reach(index: int) -> None:
 def test_tables_are_the_ones_of_the_format() -> None:
     """Golden: the checksum is part of the format, and the file has it."""
     assert tables.SHA256 == "d654b47377cd4313c82e6c93f6a1e197d0ebde458de8d9b8e28486441cdd1b1f"
-    assert tables.family(0).freq.sum() == 2 * (tables.CLASSES + 1) * 4096
+    assert tables.family(0).coding.freq.sum() == 2 * (tables.CLASSES + 1) * 4096
 
 
 @given(st.lists(st.integers(-(2**29), 2**29), max_size=60), st.booleans())

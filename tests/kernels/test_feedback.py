@@ -45,15 +45,15 @@ def test_search_is_its_twin(inputs: int, widths: tuple[int, ...], states: int) -
     symbols, unions = np.empty(classes.shape, np.int32), np.empty(classes.shape, np.uint8)
     t, family = trellis(states), tables.family(0)
     feedback.search(
-        w.copy(), 0, factor, outer, inner, np.array(widths), classes, tables.CLASSES, family.price, t.butterflies,
-        t.back, window // 3, LANES, np.empty((window, classes.shape[1]), np.float32),
+        w.copy(), 0, factor, outer, inner, np.array(widths), classes, tables.CLASSES, family.coding.price,
+        t.butterflies, t.back, window // 3, LANES, np.empty((window, classes.shape[1]), np.float32),
         np.empty((window, -(-states // 32), classes.shape[1]), np.uint32),
         np.empty((window, classes.shape[1]), np.uint8), symbols, unions,
     )  # fmt: skip
     for g, width in enumerate(widths):
         part = slice(g * LANES, (g + 1) * LANES)
         steps = -(-inputs * width // LANES)
-        price = family.price.reshape(tables.CLASSES + 1, -1, 2, 2)
+        price = family.coding.price.reshape(tables.CLASSES + 1, -1, 2, 2)
         expected = naive.fed_search(
             w[g, :, :width], factor, outer[g], classes[:, part], tables.CLASSES, price, states, window, window // 3
         )

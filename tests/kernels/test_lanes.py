@@ -51,11 +51,11 @@ def test_like_the_twin(expand: bool, raw: bool) -> None:
         registers, out = np.concatenate((x, s)), np.full(8, np.nan, np.float32)
         after, escaped = decode(
             registers, words, np.uint64(at), classes, np.uint64(t), np.uint32(tables.CLASSES) if raw else None,
-            trellis(STATES).step, family.slots, family.points, out,
+            trellis(STATES).step, family.coding.slots, family.coding.points, out,
         )  # fmt: skip
         twin, twin_at, points, twin_escaped = naive.four_symbols(
             list(zip(x.tolist(), s.tolist(), strict=True)), words.tolist(), at, classes[t : t + 4].tolist(),
-            tables.CLASSES, STATES, family.slots, family.points,
+            tables.CLASSES, STATES, family.coding.slots, family.coding.points,
         )  # fmt: skip
         assert escaped == twin_escaped
         assert np.isnan(np.delete(out, slice(t, t + 4))).all()

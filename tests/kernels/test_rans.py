@@ -29,7 +29,7 @@ def encode(k: np.ndarray, classes: np.ndarray, unions: np.ndarray, family: table
     words = np.zeros(4 * n + 2 * rans.LANES + 1, np.uint16)
     at = rans.encode_tile(
         n, dealt(k, np.int32), dealt(classes, np.uint8), dealt(unions, np.uint8), CODED,
-        family.start, family.freq, family.reach, words,
+        family.coding.start, family.coding.freq, family.coding.reach, words,
     )  # fmt: skip
     return words[at:].copy()
 
@@ -45,7 +45,7 @@ def decode(words: np.ndarray, classes: np.ndarray, states: int, family: tables.F
         if at <= words.size:
             after = rans.decode_points(
                 words, at, lanes, classes[part].astype(np.uint8), CODED, trellis(states).step,
-                family.slots, family.points, family.reach, out[part],
+                family.coding.slots, family.coding.points, family.coding.reach, out[part],
             )  # fmt: skip
             at = np.uint64(after)
     return out, rans.status(words, at, lanes)
@@ -65,13 +65,17 @@ def walk(k: np.ndarray, states: int) -> np.ndarray:
 def assert_like_twin(k: np.ndarray, classes: np.ndarray, states: int, index: int = 0) -> None:
     """Same words, same points, and the points are those of the symbols."""
     family = tables.family(index)
-    start, freq, points = (table.reshape(-1, 256) for table in (family.start, family.freq, family.points))
+    start, freq, points = (
+        table.reshape(-1, 256) for table in (family.coding.start, family.coding.freq, family.coding.points)
+    )
     unions = walk(k, states)
     words = encode(k, classes, unions, family)
-    expected = naive.encode_tile(k.tolist(), classes.tolist(), unions.tolist(), CODED, start, freq, family.reach)
+    expected = naive.encode_tile(k.tolist(), classes.tolist(), unions.tolist(), CODED, start, freq, family.coding.reach)
     assert words.tolist() == expected
     decoded, status = decode(words, classes, states, family)
-    twin, finished = naive.decode_tile(expected, classes.tolist(), CODED, states, start, freq, points, family.reach)
+    twin, finished = naive.decode_tile(
+        expected, classes.tolist(), CODED, states, start, freq, points, family.coding.reach
+    )
     assert status == rans.OK
     assert finished
     assert decoded.tobytes() == np.array(twin, np.float32).tobytes()
@@ -124,7 +128,9 @@ def test_any_symbols_in_any_classes(pairs: list[tuple[int, int]], states: int, f
 def test_damaged_streams_are_noticed_by_both() -> None:
     """The same status and the same points as the twin, whatever the words are."""
     family = tables.family(0)
-    start, freq, points = (table.reshape(-1, 256) for table in (family.start, family.freq, family.points))
+    start, freq, points = (
+        table.reshape(-1, 256) for table in (family.coding.start, family.coding.freq, family.coding.points)
+    )
     rng = np.random.default_rng(4)
     classes = rng.choice([1, 15, 30, 56, 60, 184], 90).astype(np.uint8)
     k = symbols(90, classes, 4)
@@ -135,7 +141,7 @@ def test_damaged_streams_are_noticed_by_both() -> None:
         damaged[place // 16] ^= 1 << place % 16
         decoded, status = decode(damaged, classes, 8, family)
         twin, finished = naive.decode_tile(
-            damaged.tolist(), classes.tolist(), CODED, 8, start, freq, points, family.reach
+            damaged.tolist(), classes.tolist(), CODED, 8, start, freq, points, family.coding.reach
         )
         assert finished == (status == rans.OK)
         noticed += status != rans.OK

@@ -22,7 +22,9 @@ def encoded(shape: tuple[int, int], base: int) -> tuple[tuple[np.ndarray, ...], 
     if shape[0] > 3:
         lines[0][2] = -(1 << 24)
     family = tables.family(0)
-    start, freq, points = (table.reshape(-1, 256) for table in (family.start, family.freq, family.points))
+    start, freq, points = (
+        table.reshape(-1, 256) for table in (family.coding.start, family.coding.freq, family.coding.points)
+    )
     classes = np.array(naive.classify(*lines, base, tables.MAX_CLASS)).ravel()
     scale = np.where(classes == 0, 0, 2.0 ** ((classes - 15) / 8) / 2)
     k = np.round(rng.standard_normal(classes.size) * scale).astype(np.int64).tolist()
@@ -31,8 +33,10 @@ def encoded(shape: tuple[int, int], base: int) -> tuple[tuple[np.ndarray, ...], 
         s = states[t % rans.LANES]
         unions.append(s & 1)
         states[t % rans.LANES] = naive.next_state(STATES, s, symbol & 1)
-    words = naive.encode_tile(k, classes.tolist(), unions, tables.CLASSES, start, freq, family.reach)
-    twin, _ = naive.decode_tile(words, classes.tolist(), tables.CLASSES, STATES, start, freq, points, family.reach)
+    words = naive.encode_tile(k, classes.tolist(), unions, tables.CLASSES, start, freq, family.coding.reach)
+    twin, _ = naive.decode_tile(
+        words, classes.tolist(), tables.CLASSES, STATES, start, freq, points, family.coding.reach
+    )
     return lines, np.array(words, np.uint16), np.array(twin, np.float32).reshape(shape)
 
 
@@ -40,11 +44,11 @@ def decode(
     words: np.ndarray, classes: tuple[np.ndarray, ...], base: int, scales: tuple[np.ndarray, ...], by_columns: bool
 ) -> tuple[np.ndarray, int]:
     """The kernel: weights, by rows, and the status."""
-    family, shape = tables.family(0), (classes[0].size, classes[1].size)
+    coding, shape = tables.family(0).coding, (classes[0].size, classes[1].size)
     out = np.full(shape[0] * shape[1], np.nan, np.float32)
     status = tile.decode_tile(
         words, classes, base, tables.MAX_CLASS, tables.CLASSES, trellis(STATES).step,
-        family.slots, family.points, family.reach, scales, (1, shape[0]) if by_columns else (shape[1], 1), out,
+        coding.slots, coding.points, coding.reach, scales, (1, shape[0]) if by_columns else (shape[1], 1), out,
     )  # fmt: skip
     return out, status
 

@@ -11,7 +11,7 @@ from rbe_cli.kernels import trellis as kernel
 from tests import naive
 
 CODED = tables.CLASSES
-PRICE = tables.family(0).price.reshape(CODED + 1, -1, 2, 2)
+PRICE = tables.family(0).coding.price.reshape(CODED + 1, -1, 2, 2)
 
 
 def search(x: np.ndarray, classes: np.ndarray, states: int, price: np.ndarray = PRICE) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,7 @@ def test_like_the_twin_in_every_kind_of_class(classes: list[int]) -> None:
 
 @pytest.mark.parametrize("family", [0, 1, 2])
 def test_like_the_twin_in_every_family(family: int) -> None:
-    price = tables.family(family).price.reshape(CODED + 1, -1, 2, 2)
+    price = tables.family(family).coding.price.reshape(CODED + 1, -1, 2, 2)
     assert_like_twin(*sample(40, 4, list(range(1, 60, 7)), family), 16, price)
 
 
@@ -103,7 +103,7 @@ def test_no_path_is_cheaper(states: int) -> None:
 def test_zeros_among_others_get_symbols_that_can_be_coded(states: int) -> None:
     """Rows of zeros have class 0, whose tables have a single symbol: whatever the state, the search must choose it."""
     family = tables.family(0)
-    freq, reach = family.freq.reshape(-1, 256), family.reach
+    freq, reach = family.coding.freq.reshape(-1, 256), family.coding.reach
     x, classes = sample(200, 8, [0, 20, 35], states)
     x[classes == 0] = 0
     symbols, unions = search(x, classes, states)
