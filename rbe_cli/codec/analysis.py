@@ -166,7 +166,7 @@ class Extent(NamedTuple):
 def extent_of(matrix: Domain, row_power: NDArray[np.float32] | None = None) -> Extent | None:
     """Read a matrix; None if it holds a number that is not finite, or nothing but one number.
 
-    `row_power`, float32[rows], is given each row's sum of squares, about.
+    `row_power`, float32[rows], is given each row's sum of squares, about; so is the energy then, to seven digits.
     """
     energy, largest, finite = 0.0, 0.0, True
     lowest, highest = math.inf, -math.inf
@@ -178,9 +178,11 @@ def extent_of(matrix: Domain, row_power: NDArray[np.float32] | None = None) -> E
             break
         largest = max(largest, peak)
         lowest, highest = min(lowest, low), max(highest, high)
-        energy += sum_of_squares(band.ravel())
-        if row_power is not None:
-            np.einsum("ij,ij->i", band, band, out=row_power[top : top + len(band)])
+        if row_power is None:
+            energy += sum_of_squares(band.ravel())
+        else:
+            part = np.einsum("ij,ij->i", band, band, out=row_power[top : top + len(band)])
+            energy += float(part.sum(dtype=np.float64))
     # Squares and steps stay well inside float32 between these bounds; beyond, a tensor is stored exactly.
     if not finite or not 1e-18 < largest < 1e18 or lowest == highest:
         return None

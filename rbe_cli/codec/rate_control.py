@@ -21,7 +21,9 @@ MAX_PASSES = 12
 _LOG_RANGE = (-26.0, 8.0)
 #: Least relative error that is told from none, and octaves between two multipliers that are as good as one.
 _LEAST, _NO_MORE = 1e-9, 1e-7
-_BISECTIONS = 27
+#: Cells of that range, as a power of 2; where one begins to look, and how often one goes on where less than half of
+#: what is left was ruled out.
+_BISECTIONS, _FIRST, _SLOW = 27, -2.0, 3
 
 
 class Forecast(Protocol):
@@ -60,16 +62,33 @@ class Forecast(Protocol):
         """Put by what grows with the tensor, so that there may be any number of them."""
 
 
-def _bisect(too_large: Callable[[float], bool]) -> float:
-    """Smallest exponent e in range, to 2^-27 of it, for which `too_large(2^e)` is false; the top if none."""
-    low, high = _LOG_RANGE
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if too_large(2.0**middle):
-            low = middle
-        else:
-            high = middle
-    return high
+def _crossing(excess: Callable[[float], float]) -> float:
+    """Smallest exponent e in range, to 2^-27 of it, for which `excess(2^e)` is not above 0; the top if none.
+
+    `excess` falls. Where it falls by about 1 for each octave it is evaluated some ten times: by the secant, and by
+    halves where that makes no way.
+    """
+    bottom, top = _LOG_RANGE
+    cell = (top - bottom) / (1 << _BISECTIONS)
+    low, high = 0, 1 << _BISECTIONS
+    at, slope, slow = int((_FIRST - bottom) / cell), -1.0, 0
+    before: tuple[int, float] | None = None
+    while high - low > 1:
+        found, width = excess(2.0 ** (bottom + at * cell)), high - low
+        low, high = (at, high) if found > 0 else (low, at)
+        slow = slow + 1 if 2 * (high - low) > width else 0
+        if before:
+            slope = (found - before[1]) / ((at - before[0]) * cell)
+        before = at, found
+        following = -1
+        if slow < _SLOW and slope < 0 and math.isfinite(found / slope):
+            following = round(at - found / slope / cell)
+            if following == at:
+                following += 1 if found > 0 else -1
+        if not low < following < high:
+            following, slow = (low + high) // 2, 0
+        at = following
+    return bottom + high * cell
 
 
 def multiplier_for_size(analyses: Sequence[Forecast], size: float, scale: float = 1.0) -> float:
@@ -77,14 +96,21 @@ def multiplier_for_size(analyses: Sequence[Forecast], size: float, scale: float 
 
     `scale` is what an earlier pass measured over what was forecast for it.
     """
-    return math.exp2(_bisect(lambda m: scale * sum(a.expected_bytes(m * a.unit) for a in analyses) > size))
+    bits = 8 / max(sum(a.matrix.rows * a.matrix.columns for a in analyses), 1)
+    return math.exp2(_crossing(lambda m: bits * (scale * sum(a.expected_bytes(m * a.unit) for a in analyses) - size)))
 
 
 def multiplier_for_error(analysis: Forecast, nrmse: float) -> float:
     """The multiplier with which one tensor's forecast relative error is `nrmse`."""
     wanted = nrmse * nrmse * analysis.energy
+
+    def excess(m: float) -> float:
+        """In octaves."""
+        error = analysis.expected_error(analysis.unit / m)
+        return math.log2(error / wanted) / 2 if min(error, wanted) > 0 else error - wanted
+
     # The error grows with the step, so look for the largest multiplier that is good enough.
-    return 1 / math.exp2(_bisect(lambda m: analysis.expected_error(analysis.unit / m) > wanted))
+    return 1 / math.exp2(_crossing(excess))
 
 
 class Measured(Protocol):

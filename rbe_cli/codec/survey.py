@@ -48,8 +48,9 @@ _KLT_COLUMNS = 1024
 #: Rows for each column from which on a sample says first whether a Karhunen-Loeve basis may be the best; what it says
 #: is good to so many dB.
 _ROWS_TO_SAMPLE, _SAMPLED_WELL = 32, 0.3
-#: A first guess of what a blockwise transform gains is good to so many dB.
-_GUESS = 0.15
+#: A first guess of what a blockwise transform gains is good to so many dB; above its price by so many, it needs no
+#: closer look; made of a sample of the rows, and for any number of bits, it is good to so many.
+_GUESS, _CLEARLY, _GUESS_BY_ROWS = 0.15, 3.0, 2.0
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
 #: that is no larger than a sample may be is read once. Where they are many, more of them are taken side by side.
 _ROWS, _ELEMENTS, _MOST, _RUN, _LONG_RUN = 128, 1 << 16, 1 << 22, 8, 32
@@ -200,6 +201,11 @@ class SampleSurvey:
         n = self._matrix.columns
         return _sampled(self._matrix, max(_ROWS_PER_COLUMN * n, _ELEMENTS // n), _LONG_RUN)
 
+    @cached_property
+    def _blocks(self) -> _Sample:
+        """Rows of blocks, enough to see through a blockwise transform."""
+        return _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * self._wish.block), self._wish.block)
+
     def plain(self, shaping: Shaping) -> Analysis | None:
         """Of the matrix as it is; None if it must be kept exactly."""
         if self._extent is None:
@@ -218,6 +224,10 @@ class SampleSurvey:
     def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
         """Of a `klt` the determinant of the second moments tells before their eigenvectors are known."""
         m, n = self._matrix.rows, self._matrix.columns
+        if name in ("dct", "dwt"):
+            pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, n)
+            gain = guessed_gain(self._blocks.matrix.whole(), pipeline)
+            return cost_of(plain, self._wish, m * n) - gain + pipeline.decode_cost < price + _GUESS_BY_ROWS
         if name != "klt" or self._many.matrix.rows < 2 * n:
             return True
         gain = _most_klt_bits(self._many.matrix) - n * BASIS_BITS / m
@@ -230,9 +240,8 @@ class SampleSurvey:
             return self._through_low_rank(shaping)
         if name == "klt":
             return self._through_klt(shaping)
-        block = self._wish.block
-        sample = _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * block), block)
-        pipeline = Pipeline.of(None, name, block, self._wish.levels, sample.matrix.columns)
+        sample = self._blocks
+        pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, sample.matrix.columns)
         with Piped(sample.matrix, pipeline).held() as piped:
             analysis = self._analyse(name, piped, sample, shaping)
         return Look(analysis, pipeline.decode_cost) if analysis else None
@@ -360,21 +369,20 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     blockwise = [name for name in names if name in ("dct", "dwt")]
     if not blockwise:
         return list(names)
-    top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
-    band = matrix.band(top, min(top + wish.block, matrix.rows))
-    part = np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
+    part = _middle(matrix, wish)
     sample = Matrix.of(part)
-    scale = mean_scale(part)
     plain: Analysis | None = None
 
     def gains(name: str) -> bool:
         nonlocal plain
         pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
-        assert isinstance(pipeline.transform, Blockwise)
         # Half the price: a sample may be unlucky.
         price = pipeline.decode_cost / 2
-        if guessed_gain(scale, pipeline.transform.roughly(part)) < price - _GUESS:
+        guess = guessed_gain(part, pipeline)
+        if guess < price - _GUESS:
             return False
+        if price + _CLEARLY < guess < math.inf:
+            return True
         plain = plain or analyse(sample)
         if plain is None:
             return True
@@ -386,9 +394,17 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     return [name for name in names if name not in blockwise or gains(name)]
 
 
-def guessed_gain(scale: float, coefficients: NDArray[np.float32]) -> float:
-    """About what a transform gains on some blocks, in dB: the change of their `mean_scale`."""
-    gain = scale - mean_scale(coefficients)
+def _middle(matrix: Matrix, wish: Wish) -> NDArray[np.float32]:
+    """Some blocks of the middle, side by side, that the blockwise transforms are tried on."""
+    top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
+    band = matrix.band(top, min(top + wish.block, matrix.rows))
+    return np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
+
+
+def guessed_gain(part: NDArray[np.float32], pipeline: Pipeline) -> float:
+    """About what a blockwise transform gains on some blocks, in dB: the change of their `mean_scale`."""
+    assert isinstance(pipeline.transform, Blockwise)
+    gain = mean_scale(part) - mean_scale(pipeline.transform.roughly(part))
     return metrics.DB_PER_BIT * gain if math.isfinite(gain) else math.inf
 
 

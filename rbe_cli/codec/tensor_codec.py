@@ -26,6 +26,7 @@ from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplie
 from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
+from rbe_cli.codec.structure import may_have_factors
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
@@ -129,6 +130,7 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
         names = survey.promising(candidates(matrix, shaped))
     elements = matrix.rows * matrix.columns
     factors_alone = wish.transform == "auto" and wish.bits < FEW_BITS and min(matrix.rows, matrix.columns) >= 16
+    factors_alone = factors_alone and may_have_factors(plain.rms)
     if not names and not factors_alone:
         return Choice(plain)
     reference = cost_of(plain, wish, elements)
@@ -163,9 +165,15 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     return Choice(best.analysis, codec, best.name, gain(best), found[1].name, gain(found[1]), lead)
 
 
-def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice:
-    """Low rank, or sparse blocks with the basis functions: what has the least error at the size."""
+def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice | None:
+    """Low rank, or sparse blocks with the basis functions: what has the least error at the size.
+
+    None where low rank alone is asked for and cannot be had.
+    """
     names = ["dct", "dwt", "lowrank"] if wish.transform in ("auto", "none", "klt") else [wish.transform]
+    names = [name for name in names if name != "lowrank" or may_have_factors(plain.rms)]
+    if not names:
+        return None
     size = wish.bits * matrix.rows * matrix.columns / 8
     found: list[tuple[float, str, Forecast]] = []
     for name in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +68,8 @@ def forecast(checkpoint: Checkpoint, settings: Settings, progress: Progress | No
     """
     started = time.perf_counter()
     with worker_threads(settings.threads) as pool:
-        manifest = _Forecasting(checkpoint, settings, pool, progress or Silent()).manifest()
-    return Forecast(manifest, _size(manifest), time.perf_counter() - started)
+        manifest, size = _Forecasting(checkpoint, settings, pool, progress or Silent()).expected()
+    return Forecast(manifest, size, time.perf_counter() - started)
 
 
 class _Forecasting(Planner):
@@ -97,8 +98,8 @@ class _Forecasting(Planner):
         """Choose structure and transform, by a sample."""
         return tensor_codec.estimate(matrix, shaping, wish, self.settings.states)
 
-    def manifest(self) -> Manifest:
-        """The manifest that is to be expected."""
+    def expected(self) -> tuple[Manifest, int]:
+        """The manifest that is to be expected, and the size of everything."""
         self.sources = tuple(
             SourceFile(shard.relative, shard.size, _SHA256, shard.metadata) for shard in self.checkpoint.shards
         )
@@ -114,9 +115,10 @@ class _Forecasting(Planner):
                 break
             multiplier = self._multiplier(budget)
         manifest = self._written(multiplier)
-        if budget is not None and _size(manifest) > budget:
+        size = _size(manifest)
+        if budget is not None and size > budget:
             self._check(budget)
-        return manifest
+        return manifest, size
 
     def _multiplier(self, budget: float | None) -> float:
         """That of the tensors that share their step, 0 if none do."""
@@ -162,17 +164,21 @@ class _Forecasting(Planner):
 
     def _written(self, multiplier: float | None) -> Manifest:
         """The manifest at a step; with None, of what does not depend on it."""
-        by_layer = self.by_layer()
-        files = file_names(by_layer)
         layers = []
-        for layer, plans in by_layer.items():
+        for file, plans in self._files.items():
             entries = [self._entry(plan, multiplier, i == 0) for i, plan in enumerate(plans)]
-            size = sum(entry.bytes for entry in entries)
-            layers.append(LayerEntry(files[layer], size, _SHA256, tuple(entries)))
+            layers.append(LayerEntry(file, sum(entry.bytes for entry in entries), _SHA256, tuple(entries)))
         return Manifest(
             TOOL, self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
             self.sources, tuple(layers), self.carried,
         )  # fmt: skip
+
+    @cached_property
+    def _files(self) -> dict[str, list[Plan]]:
+        """The tensors of every layer file."""
+        by_layer = self.by_layer()
+        names = file_names(by_layer)
+        return {names[layer]: plans for layer, plans in by_layer.items()}
 
     def _entry(self, plan: Plan, multiplier: float | None, first: bool) -> TensorEntry:
         info = plan.info

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from rbe_cli.codec import rate_control
 from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
@@ -141,3 +142,30 @@ def test_where_steps_follow_all_the_way_scales_stay_as_they_were_fitted() -> Non
         _, step, field = analysis.aligned(analysis.unit * 2.0**octave)
         np.testing.assert_array_equal(field.rows.exponents, analysis.field.rows.exponents)
         assert step == analysis.unit * 2.0**octave
+
+
+@pytest.mark.parametrize("root", [-25.3, -7.0, -2.0, -0.123, 3.9, 7.9, 30.0, -30.0])
+@pytest.mark.parametrize("kind", ["straight", "saturated", "curved", "steps", "infinite"])
+def test_a_crossing_is_what_halving_finds(root: float, kind: str) -> None:
+    """On the same grid, in fewer evaluations where the function is what forecasts are like."""
+    seen = 0
+
+    def excess(m: float) -> float:
+        nonlocal seen
+        seen += 1
+        to_go = root - math.log2(m)
+        return {
+            "straight": to_go,
+            "saturated": max(to_go, 0.0) - 1e-3,
+            "curved": math.log2(1 + 4.0**to_go) / 2 - 0.5,
+            "steps": float(to_go > 0),
+            "infinite": math.inf if to_go > 0.1 else to_go,
+        }[kind]
+
+    found = rate_control._crossing(excess)
+    assert seen <= (20 if kind in ("straight", "curved") and -24 < root < 6 else 90)
+    low, high = rate_control._LOG_RANGE
+    for _ in range(rate_control._BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(2.0**middle) > 0 else (low, middle)
+    assert found == high

@@ -11,7 +11,7 @@ from rbe_cli.codec.noise_shaping import PLAIN
 from rbe_cli.codec.pipeline import Piped, Pipeline
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import fit_low_rank, leading
+from rbe_cli.codec.structure import fit_low_rank, leading, stands_out
 from rbe_cli.codec.tensor_codec import prepare
 from rbe_cli.codec.wish import Wish
 
@@ -27,13 +27,27 @@ def mixed(rows: int, columns: int, rank: int, strength: float, seed: int = 0) ->
     return (rng.standard_normal((rows, columns)) + part).astype(np.float32)
 
 
-@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (400, 20), (20, 400)])
-def test_leading_singular_vectors(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (400, 20), (20, 400), (1400, 160), (160, 1400)])
+@pytest.mark.parametrize("real", [np.float64, np.float32])
+def test_leading_singular_vectors(shape: tuple[int, int], real: type[np.floating]) -> None:
     w = mixed(*shape, 3, 20.0)
-    values, vectors = leading(w, 3)
+    values, vectors = leading(w, 3, real)
     exact = np.linalg.svd(w.astype(np.float64), full_matrices=False)
     assert values == pytest.approx(exact[1][:3], rel=1e-4)
     assert np.abs(np.sum(vectors * exact[2][:3].T, axis=0)) == pytest.approx(np.ones(3), abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-10, 1e10, 1e17])
+@pytest.mark.parametrize("shape", [(300, 200), (1000, 64)])
+def test_no_low_rank_where_factors_may_leave_the_range_of_numbers(scale: float, shape: tuple[int, int]) -> None:
+    matrix = matrix_of(mixed(*shape, 2, 20.0) * scale / 5)
+    assert not stands_out(matrix)
+    assert fit_low_rank(matrix) is None
+    for transform, structure_only, bits in (("auto", False, 4), ("auto", False, 0.5), ("auto", True, 1)):
+        choice = prepare(matrix, PLAIN, Wish(transform, 64, 5, 0.1, bits, structure_only))
+        assert choice is not None
+        assert "lowrank" not in choice.name
+    assert prepare(matrix, PLAIN, Wish("lowrank", 64, 5, 0.1, 1, True)) is None
 
 
 def test_misfit_is_what_the_sample_missed() -> None:
