@@ -24,6 +24,8 @@ from rbe_cli.kernels.rans import LANES, OK
 
 #: Elements per chunk.
 CHUNK = 1 << 18
+#: Runs of elements in a sample.
+_RUNS = 16
 _STORED, _CONSTANT, _CODED = 0, 1, 2
 _CODED_HEAD = struct.Struct("<HI")
 
@@ -43,6 +45,29 @@ def encode(raw: Bytes, dtype: str, store: bool = False) -> Iterator[bytes]:
     size = CHUNK * _width(dtype)
     for at in range(0, raw.size, size):
         yield _encode_chunk(raw[at : at + size], dtype, store)
+
+
+def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:
+    """About what `encode` takes, by so many elements in runs spread over the tensor: the entropies of their planes."""
+    width = _width(dtype)
+    elements = raw.size // width
+    run = sample // _RUNS
+    if sample >= elements:
+        seen = raw[:]
+    else:
+        tops = np.linspace(0, elements - run, _RUNS).astype(np.int64)
+        seen = np.concatenate([raw[top * width : (top + run) * width] for top in tops])
+    return sum(_expected_plane_bytes(plane, elements) for plane in planes(seen, dtype))
+
+
+def _expected_plane_bytes(plane: NDArray[np.uint8], elements: int) -> float:
+    chunks = -(-elements // CHUNK)
+    counts = np.bincount(plane)
+    counts = counts[counts > 0]
+    if counts.size == 1:
+        return 2 * chunks
+    bits = float(-(counts * np.log2(counts / plane.size)).sum()) / plane.size
+    return min(bits / 8 * elements + chunks * (counts.size + 40), elements + chunks)
 
 
 def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
@@ -60,6 +61,51 @@ class Forecast(Protocol):
 
     def set_aside(self) -> None:
         """Put by what grows with the tensor, so that there may be any number of them."""
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A forecast of a tensor that is going to be kept exactly where that takes no more than `most` bytes."""
+
+    forecast: Forecast
+    most: float
+
+    @property
+    def matrix(self) -> Domain:
+        """What is coded."""
+        return self.forecast.matrix
+
+    @property
+    def unit(self) -> float:
+        """Steps are multiples of it."""
+        return self.forecast.unit
+
+    @property
+    def rms(self) -> float:
+        """Of the tensor."""
+        return self.forecast.rms
+
+    @property
+    def energy(self) -> float:
+        """Of the tensor."""
+        return self.forecast.energy
+
+    @property
+    def largest(self) -> float:
+        """Largest number to be quantised."""
+        return self.forecast.largest
+
+    def expected_bytes(self, step: float) -> float:
+        """Size of the chunks at a step."""
+        return min(self.forecast.expected_bytes(step), self.most)
+
+    def expected_error(self, step: float) -> float:
+        """Sum of squared errors at a step, if it is not kept exactly."""
+        return self.forecast.expected_error(step)
+
+    def set_aside(self) -> None:
+        """Put by what grows with the tensor."""
+        self.forecast.set_aside()
 
 
 def _crossing(excess: Callable[[float], float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -204,7 +205,7 @@ class _Job:
 
     def _meet_size(self, budget: float) -> _Written:
         """Encode, measure, correct the step, until the size is at most what was asked and close to it."""
-        shared = {plan.info.name for plan in self.planner.plans if plan.goal.kind == "shared"}
+        shared = {plan.info.name: math.isfinite(plan.exact_bytes) for plan in self.planner.plans if plan.shares}
         overhead = self.planner.overhead(len(self.sources) + len(self.carried))
         search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead, self.settings.tolerance)
         while True:
@@ -214,7 +215,12 @@ class _Job:
             if not size or search.found(size):
                 written = self._encode(multiplier)
                 size = written.size
-                lossy = sum(t.bytes for t in written.manifest.tensors if t.method in LOSSY and t.name in shared)
+                # A tensor that is forecast to be exact beyond some size counts whatever it is.
+                lossy = sum(
+                    t.bytes
+                    for t in written.manifest.tensors
+                    if t.name in shared and (t.method in LOSSY or shared[t.name])
+                )
                 self.journal.add_pass(multiplier, size, lossy)
             self.progress.detail(
                 f"pass {self.passes}: step multiplier {multiplier:.6g}, {size:,} of {budget:,.0f} bytes"
@@ -301,7 +307,7 @@ class _Job:
             if result is not None:
                 size = result.size
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
-                if size < info.nbytes * 0.6 or size < sum(map(len, self.planner.exact_chunks(plan))):
+                if not plan.may_be_less_exactly(size) or size < sum(map(len, self.planner.exact_chunks(plan))):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
                     return EncodedTensor(
                         info.name, info.dtype, info.shape, plan.choice.codec, result.chunks, version=result.version

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rbe_cli import dtypes, metrics
+from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
 from rbe_cli.codec.noise_shaping import Shaping
@@ -23,12 +21,10 @@ from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest,
 from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.compress import TOOL, choice_entry
-from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
+from rbe_cli.operations.planning import EXACT_SAMPLE, Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
-#: Exact tensors with more elements than this are not coded to know their size; the entropy of so many tells it.
-_SAMPLE = 1 << 16
 #: Elements of tensors that one thread looks at, one after the other. A look at a small one is all Python and small
 #: arrays: threads that do so at once wait for each other, and take longer than one (0.29 s where one takes 0.26, of
 #: mini-gpt2). With fewer, or more, MiniLM takes a tenth more time.
@@ -106,7 +102,6 @@ class _Forecasting(Planner):
         self.carried = tuple(
             FileEntry(relative, path.stat().st_size, _SHA256) for path, relative in self.checkpoint.carried
         )
-        self._exact: dict[str, float] = {}
         self.plan()
         budget = self.budget()
         multiplier = self._multiplier(budget)
@@ -203,7 +198,7 @@ class _Forecasting(Planner):
             step = self._step(plan, multiplier or 0.0)
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
-            if fits and (size < info.nbytes * 0.6 or size < self._exact_size(plan)):
+            if fits and (not plan.may_be_less_exactly(size) or size < self._exact_size(plan)):
                 error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
                 return size, chunks, error, "trellis"
         return self._exact_size(plan), lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
@@ -213,36 +208,18 @@ class _Forecasting(Planner):
         return self._body(other, multiplier)[2]
 
     def _exact_size(self, plan: Plan) -> float:
-        """What `_exact_bytes` says of a tensor, worked out once."""
-        if plan.info.name not in self._exact:
-            self._exact[plan.info.name] = self._exact_bytes(plan)
-        return self._exact[plan.info.name]
+        """Bytes of a tensor's chunks when it is kept exactly, worked out once."""
+        if math.isinf(plan.exact_bytes):
+            plan.exact_bytes = self._exact_bytes(plan)
+        return plan.exact_bytes
 
     def _exact_bytes(self, plan: Plan) -> float:
-        """Bytes of a tensor's chunks when it is kept exactly."""
         info = plan.info
         if plan.same_as:
             return 0.0
-        if plan.goal.kind == "skip" or info.elements <= _SAMPLE:
-            if plan.analysis is not None:
-                return info.nbytes
+        if plan.analysis is None and (plan.goal.kind == "skip" or info.elements <= EXACT_SAMPLE):
             return sum(map(len, self.exact_chunks(plan)))
-        return sum(_plane_bytes(plane, info.elements) for plane in lossless.planes(self._sampled(plan), info.dtype))
-
-    def _sampled(self, plan: Plan) -> NDArray[np.uint8]:
-        """The bytes of some elements, spread over the tensor."""
-        raw, width = self.raw(plan), dtypes.BITS[plan.info.dtype] // 8 or 1
-        part = 1 << 12
-        starts = np.linspace(0, raw.size // width - part, _SAMPLE // part).astype(np.int64)
-        return np.concatenate([raw[start * width : (start + part) * width] for start in starts])
-
-
-def _plane_bytes(plane: NDArray[np.uint8], elements: int) -> float:
-    counts = np.bincount(plane, minlength=256)
-    counts = counts[counts > 0]
-    bits = float(-(counts * np.log2(counts / plane.size)).sum()) / plane.size
-    chunks = -(-elements // lossless.CHUNK)
-    return min(bits / 8 * elements + chunks * (counts.size + 40), elements + chunks)
+        return lossless.expected_bytes(self.raw(plan), info.dtype, EXACT_SAMPLE)
 
 
 def _size(manifest: Manifest) -> int:

@@ -17,7 +17,7 @@ from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
-from rbe_cli.codec.rate_control import Forecast, OwnGoal
+from rbe_cli.codec.rate_control import AtMost, Forecast, OwnGoal, multiplier_for_error
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.wish import Wish, reference_error
@@ -25,6 +25,12 @@ from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
+
+#: Elements that are looked at to know what a tensor takes kept exactly, and those that tell first whether that may be
+#: less than so many times what is asked for: tensors that share a step take more or less than that.
+EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
+#: How near the former comes; and a share of a tensor's bytes that it does not take kept exactly, if nothing is known.
+_NEARLY, _SURELY_LESS = 0.95, 0.6
 
 
 @dataclass
@@ -41,6 +47,8 @@ class Plan:
         What is asked of it.
     same_as : str
         An identical tensor that is stored already.
+    exact_bytes : float
+        About what it takes kept exactly; infinity where that is known to be more than what it is going to take.
     tolerance : float
         How far below its goal it may stay, relative.
     analyse_ns : int
@@ -53,6 +61,7 @@ class Plan:
     choice: Choice | None = None
     goal: Goal = EXACT
     same_as: str = ""
+    exact_bytes: float = math.inf
     analyse_ns: int = 0
 
     @property
@@ -61,11 +70,27 @@ class Plan:
         return self.choice.analysis if self.choice else None
 
     @property
+    def forecast(self) -> Forecast | None:
+        """Of what it is going to take, kept exactly where that is less."""
+        analysis = self.analysis
+        return analysis if analysis is None or math.isinf(self.exact_bytes) else AtMost(analysis, self.exact_bytes)
+
+    def may_be_less_exactly(self, size: float) -> bool:
+        """Whether it may take less than so many bytes kept exactly."""
+        return size >= min(_NEARLY * self.exact_bytes, _SURELY_LESS * self.info.nbytes)
+
+    @property
+    def shares(self) -> bool:
+        """Whether it has the step that others have."""
+        return self.analysis is not None and self.goal.kind == "shared"
+
+    @property
     def own_goal(self) -> OwnGoal | None:
         """The goal of a tensor that does not share the others' step."""
-        if self.analysis is None or self.goal.kind == "shared":
+        forecast = self.forecast
+        if forecast is None or self.shares:
             return None
-        return OwnGoal(self.analysis, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
+        return OwnGoal(forecast, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
 
 
 class Planner:
@@ -168,10 +193,21 @@ class Planner:
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
+                self._look_at_exact(plan, plan.choice.analysis)
                 plan.choice.analysis.set_aside()
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
             plan.analyse_ns = time.thread_time_ns() - started
         self._progress.advance(info.elements)
+
+    def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
+        """Note what a tensor takes kept exactly, where that may be less than what it is going to take."""
+        raw, wish = self.raw(plan), self._wish(plan)
+        if isinstance(analysis, Analysis):
+            asked = analysis.expected_bytes(multiplier_for_error(analysis, wish.nrmse) * analysis.unit)
+        else:
+            asked = wish.bits * plan.info.elements / 8
+        if lossless.expected_bytes(raw, plan.info.dtype, _GLANCE) < _LIKELY * asked:
+            plan.exact_bytes = lossless.expected_bytes(raw, plan.info.dtype, EXACT_SAMPLE)
 
     def _inputs(self, plan: Plan) -> Inputs | None:
         """What the importance file knows of a tensor's inputs."""
@@ -225,7 +261,7 @@ class Planner:
 
     def sharing(self) -> Sequence[Forecast]:
         """Of the tensors that share the step."""
-        return [plan.analysis for plan in self.plans if plan.analysis is not None and plan.goal.kind == "shared"]
+        return [plan.forecast for plan in self.plans if plan.forecast is not None and plan.shares]
 
     def overhead(self, files: int) -> float:
         """Bytes that do not depend on the step: exact tensors, headers, the manifest. A guess, corrected later.
@@ -237,8 +273,8 @@ class Planner:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
                 total += plan.info.nbytes * (0.85 if plan.info.dtype in dtypes.FLOATS else 0.3)
-            elif plan.analysis is not None and plan.own_goal is not None:
-                total += plan.analysis.expected_bytes(plan.own_goal.first() * plan.analysis.unit)
+            elif plan.forecast is not None and plan.own_goal is not None:
+                total += plan.forecast.expected_bytes(plan.own_goal.first() * plan.forecast.unit)
         return total
 
     def out_of_reach(self, size: int) -> str:
