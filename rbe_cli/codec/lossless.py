@@ -24,8 +24,8 @@ from rbe_cli.kernels.rans import LANES, OK
 
 #: Elements per chunk.
 CHUNK = 1 << 18
-#: Runs of elements in a sample.
-_RUNS = 16
+#: Elements of a sample that are side by side.
+_RUN = 1 << 9
 _STORED, _CONSTANT, _CODED = 0, 1, 2
 _CODED_HEAD = struct.Struct("<HI")
 
@@ -51,12 +51,11 @@ def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:
     """About what `encode` takes, by so many elements in runs spread over the tensor: the entropies of their planes."""
     width = _width(dtype)
     elements = raw.size // width
-    run = sample // _RUNS
     if sample >= elements:
         seen = raw[:]
     else:
-        tops = np.linspace(0, elements - run, _RUNS).astype(np.int64)
-        seen = np.concatenate([raw[top * width : (top + run) * width] for top in tops])
+        tops = np.linspace(0, elements - _RUN, sample // _RUN).astype(np.int64)
+        seen = np.concatenate([raw[top * width : (top + _RUN) * width] for top in tops])
     return sum(_expected_plane_bytes(plane, elements) for plane in planes(seen, dtype))
 
 

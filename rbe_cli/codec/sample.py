@@ -18,6 +18,9 @@ from rbe_cli.kernels.rans import LANES
 #: Bits per weight below which the weights' own distribution matters more than the tables know; and for a matrix of
 #: up to so many elements, of which there are too few to be like the tables' (and which takes no time).
 _FEW_BITS, _FEW_BITS_OF_SMALL, _SMALL = 1.6, 2.2, 1 << 16
+#: Share of zeros, in rows and columns that are not all zero, from which on weights have no distribution that the tables
+#: know: they were pruned.
+_PRUNED = 0.01
 #: And how far off the bits may be that are forecast before the step is known.
 _MARGIN = 0.2
 #: Elements that are kept, at most.
@@ -47,12 +50,14 @@ class Sample:
         self._raised = raised
         self._states = states
         self._step = 0.0
+        self._pruned = _is_pruned(analysis)
 
     @staticmethod
     def may_serve(analysis: Analysis, raised: Analysis, step: float) -> bool:
         """Whether rows may be worth keeping: at a step that is not quite known yet they may want to be coded."""
-        rows = analysis.matrix.rows * analysis.matrix.columns
-        return rows <= _MOST and _bits(raised, step) < _few_bits(raised) + _MARGIN
+        if analysis.matrix.rows * analysis.matrix.columns > _MOST:
+            return False
+        return _bits(raised, step) < _few_bits(raised) + _MARGIN or _is_pruned(analysis)
 
     def set_aside(self) -> None:
         """Put by what grows with the tensor. Raises RBEError if there is no room for it."""
@@ -64,7 +69,7 @@ class Sample:
         """Whether coding the rows at a step would tell more than is known."""
         if self._step:
             return abs(math.log2(step / self._step)) > _SAME_STEP
-        return _bits(self._raised, step) < _few_bits(self._raised)
+        return self._pruned or _bits(self._raised, step) < _few_bits(self._raised)
 
     def coded(self, step: float) -> Analysis:
         """What is known of all rows, corrected by what the coder makes of some at a step."""
@@ -92,3 +97,10 @@ def _bits(analysis: Analysis, step: float) -> float:
 def _few_bits(analysis: Analysis) -> float:
     small = analysis.matrix.rows * analysis.matrix.columns <= _SMALL
     return _FEW_BITS_OF_SMALL if small else _FEW_BITS
+
+
+def _is_pruned(analysis: Analysis) -> bool:
+    if not isinstance(analysis.matrix, Matrix):
+        return False
+    live = float(analysis.elements.sum())
+    return bool(live - np.count_nonzero(analysis.matrix.whole()) > _PRUNED * live)

@@ -36,6 +36,31 @@ def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[obje
         assert tensor["bytes"] == pytest.approx(sizes[tensor["name"]], rel=each, abs=100), tensor["name"]
 
 
+@pytest.mark.parametrize("wish", [("--bits", 2), ("--bits", 4), ("--bits", 8)], ids=str)
+def test_forecast_of_pruned_weights_and_of_what_is_kept_exactly(
+    run: Run, tmp_path: Path, wish: tuple[object, ...]
+) -> None:
+    """The tables know nothing of so many zeros."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    w = np.random.default_rng(0).standard_normal((4, 384, 256)).astype(np.float32)
+    kept = [
+        np.where(np.abs(part) > np.quantile(np.abs(part), pruned), part, 0)
+        for part, pruned in zip(w, (0, 0.5, 0.9), strict=False)
+    ]
+    tensors = {f"h.{i}.weight": part.astype(np.float32) for i, part in enumerate([*kept, np.sign(w[3])])}
+    save_file(tensors, tmp_path / "x.safetensors")
+    expected = json.loads(run("compress", "x.safetensors", *wish, "--dry-run", "--json").out)
+    measured = json.loads(run("compress", "x.safetensors", *wish, "--json", "-o", "out").out)
+    assert expected["totals"]["bytes"] == pytest.approx(measured["totals"]["bytes"], rel=0.02)
+    for ours, theirs in zip(expected["tensors"], measured["tensors"], strict=True):
+        assert ours["method"] == theirs["method"]
+        assert ours["bytes"] == pytest.approx(theirs["bytes"], rel=0.04), ours["name"]
+        assert ours["nrmse"] == pytest.approx(theirs["nrmse"], rel=0.05)
+    assert measured["tensors"][3]["method"] == "lossless"
+
+
 def test_forecast_of_what_is_out_of_reach(run: Run) -> None:
     done = run("compress", "mini-gpt2", "--bits", "0.03", "--dry-run")
     assert done.code == 1

@@ -143,3 +143,32 @@ def test_float64_that_float32_lacks_is_exact(tmp_path: Path) -> None:
     back, entries = there_and_back({"w": w}, tmp_path / "x", nrmse=0.1)
     assert entries["w"].method == "lossless"
     assert back["w"].tobytes() == w.tobytes()
+
+
+@pytest.mark.parametrize(
+    "wish", [{"bits": 4}, {"nrmse": 0.05}, {"lossless": True, "overrides": ("few=bits:4",)}], ids=str
+)
+def test_weights_of_few_values_are_kept_exactly_where_that_takes_less(wish: dict[str, Any], tmp_path: Path) -> None:
+    """Signs, ternary and pruned weights, beside others; these have the bits those leave, and no less than before."""
+    w = scaled_normal((512, 256), 5)
+    tensors = {
+        "few.signs": np.sign(w).astype(np.float32),
+        "few.ternary": (0.03 * np.clip(np.round(w / np.abs(w).mean()), -1, 1)).astype(BF16),
+        "few.pruned": np.where(np.abs(w) > np.quantile(np.abs(w), 0.95), w, 0).astype(np.float32),
+        "others": w.astype(np.float32),
+    }
+    back, entries = there_and_back(tensors, tmp_path / "x", **wish)
+    for name in ("few.signs", "few.ternary", "few.pruned"):
+        assert back[name].tobytes() == tensors[name].tobytes()
+        assert (entries[name].method, entries[name].nrmse) == ("lossless", 0)
+        assert 8 * entries[name].bytes < 4 * w.size
+    if "bits" in wish:
+        assert entries["others"].method == "trellis"
+        assert sum(entry.bytes for entry in entries.values()) == pytest.approx(4 * w.size / 2, rel=0.02)
+
+
+def test_a_checkpoint_of_few_values_is_kept_exactly(tmp_path: Path) -> None:
+    signs = {f"h.{i}.weight": np.sign(scaled_normal((256, 128), i)).astype(np.float32) for i in range(3)}
+    back, entries = there_and_back(signs, tmp_path / "x", bits=4)
+    assert {entry.method for entry in entries.values()} == {"lossless"}
+    assert all(back[name].tobytes() == tensor.tobytes() for name, tensor in signs.items())
