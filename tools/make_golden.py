@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from rbe_cli import __version__, dtypes, elements
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.checkpoint.writer import layout, write_safetensors
-from rbe_cli.codec import scale_field, sparse_codec, structure, tensor_codec, trellis_codec
+from rbe_cli.codec import scale_field, sparse_codec, tensor_codec, trellis_codec
 from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.lossless import encode as encode_lossless
+from rbe_cli.codec.low_rank import fit_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.source import Matrix
@@ -360,9 +361,7 @@ def _escapes(base: int) -> EncodedTensor:
 
 def _with_low_rank(kind: str, pool: ThreadPoolExecutor) -> EncodedTensor:
     """Low rank and a transform in one tensor."""
-    part = structure.fit_low_rank(
-        Matrix(low_rank(48, 40, 2, 106).astype(np.float32).view(np.uint8).ravel(), "F32", 48, 40)
-    )
+    part = fit_low_rank(Matrix(low_rank(48, 40, 2, 106).astype(np.float32).view(np.uint8).ravel(), "F32", 48, 40))
     assert part is not None
     head, *streams = _trellis(smooth(48, 40, 121), pool, kind)
     p = Parameters.unpack(head, 48 * 40)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from rbe_cli import metrics
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.components import find_components, stands_out
 from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.low_rank import LowRank, fit_low_rank, imagine_low_rank, take_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.pipeline import (
     BASIS_BITS,
@@ -32,7 +34,6 @@ from rbe_cli.codec.pipeline import (
 from rbe_cli.codec.scale_field import varies
 from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
 from rbe_cli.codec.source import Description, Domain, Matrix
-from rbe_cli.codec.structure import LowRank, find_components, fit_low_rank, imagine_low_rank, stands_out, take_low_rank
 from rbe_cli.codec.tiles import LONG_ROW
 from rbe_cli.codec.transform import Blockwise, KarhunenLoeve
 from rbe_cli.codec.wish import Wish, cost_of

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes
 from rbe_cli.codec import tables
 from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.components import may_have_factors
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
@@ -26,7 +27,6 @@ from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplie
 from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
-from rbe_cli.codec.structure import may_have_factors
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values

@@ -10,12 +10,12 @@ import pytest
 
 from rbe_cli.codec import survey
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.components import stands_out
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.pipeline import Pipeline, may_have_basis
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.structure import stands_out
 from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, _most_klt_bits, guessed_gain
 from rbe_cli.codec.tensor_codec import estimate, prepare, start
 from rbe_cli.codec.transform import Blockwise

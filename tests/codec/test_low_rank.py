@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from rbe_cli.codec.analysis import analyse
+from rbe_cli.codec.components import leading, stands_out
 from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.low_rank import fit_low_rank
 from rbe_cli.codec.noise_shaping import PLAIN
 from rbe_cli.codec.pipeline import Piped, Pipeline
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import fit_low_rank, leading, stands_out
 from rbe_cli.codec.tensor_codec import prepare
 from rbe_cli.codec.wish import Wish
 

@@ -1,15 +1,11 @@
-"""Structure: what a few numbers describe of a matrix. So far, low rank.
+"""The components of a matrix: its leading singular vectors, and how many of them save bits under a residual.
 
-    S = P diag(2^(-e / 8)) Q,   P = W V (rows x r),   Q = diag(2^(e / 8)) V^T (r x columns)
-
-V holds the leading right singular vectors and 2^(e / 8) the singular values, to an eighth octave, so that an error in
-P and an error in Q weigh the same and one quantisation step serves both. What P and Q lose is in the residual.
+Rows and columns are first brought to one scale. Where a matrix would have to be read whole, a sample of its rows tells.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,30 +16,17 @@ from numpy.typing import NDArray
 from rbe_cli import metrics
 from rbe_cli.codec import tables
 from rbe_cli.codec.decode_cost import decode_cost
-from rbe_cli.codec.noise_shaping import Shaping
-from rbe_cli.codec.parameters import SHAPING_UNIT
-from rbe_cli.codec.side_info import decode_integers, encode_integers
-from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
-from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.workspace import scratch
-from rbe_cli.errors import Damage
-from rbe_cli.kernels.products import add_product
 
-#: Largest rank in a file, and the largest that is looked for under a residual.
-MAX_RANK = 1024
+#: Largest rank that is looked for under a residual.
 _RANK_UNDER_RESIDUAL = 128
-_HEAD = struct.Struct("<HH")
 _OVERSAMPLING = 8
 _ITERATIONS = 3
-_MAX_EXPONENT = 1024
 #: A side so many times the other one is summed over first.
 _LONG = 8
 _BAND = 1 << 20
 #: A side up to which its products are taken apart exactly in no more time than it takes to iterate.
 _SOON_EXACT = 128
-#: Singular vectors are multiples of 1 / GRID, so that the last bits of a library's arithmetic do not reach the file.
-GRID = 1 << 14
 #: Least scale of a row or column, against the mean.
 _LEAST_SCALE = 0.01
 #: Components that are looked at first, and the share of those looked at up to which a rank is believed.
@@ -64,71 +47,6 @@ _RIDGE = 1e-10
 _FAR = 1e9
 #: Squared error of the trellis quantiser at a fine step, in squared steps.
 STEP_POWER = 0.26
-
-
-class LowRank:
-    """A decoded low-rank part.
-
-    Attributes
-    ----------
-    left : float32[rows, r]
-        P diag(2^(-e / 8)).
-    right : float32[r, columns]
-        Q.
-    data : bytes
-        Its stored form.
-    left_units : float32[r]; right_unit : float
-        A column of `left` is whole multiples of its unit, `right` of one.
-    """
-
-    def __init__(
-        self,
-        left: NDArray[np.float32],
-        right: NDArray[np.float32],
-        data: bytes,
-        left_units: NDArray[np.float32],
-        right_unit: np.float32,
-    ) -> None:
-        self.left = left
-        self.right = right
-        self.data = data
-        self.left_units = left_units
-        self.right_unit = right_unit
-
-    @classmethod
-    def unpack(cls, data: bytes, rows: int, columns: int) -> tuple[LowRank, int]:
-        """Read the stored form; returns it and the bytes it took. Raises Damage."""
-        if len(data) < _HEAD.size:
-            raise Damage("low rank part is cut short")
-        rank, size = _HEAD.unpack_from(data)
-        if not 1 <= rank <= min(MAX_RANK, rows, columns) or len(data) < _HEAD.size + size:
-            raise Damage("low rank part has an impossible rank")
-        at = _HEAD.size + size
-        exponents = decode_integers(data[_HEAD.size : at], rank)
-        if np.abs(exponents.astype(np.int64)).max() > _MAX_EXPONENT:
-            raise Damage("low rank part has an exponent out of range")
-        p = decode_side_matrix(data[at:], rows, rank)
-        at += p.used
-        q = decode_side_matrix(data[at:], rank, columns)
-        at += q.used
-        scale = np.exp2(-exponents / 8).astype(np.float32)
-        left = p.values
-        left *= scale
-        return cls(left, q.values, data[:at], scale * np.float32(p.unit), np.float32(q.unit)), at
-
-    def of_rows(self, rows: NDArray[np.int64]) -> LowRank:
-        """The same for a matrix of only these rows; its stored form stays that of the whole."""
-        return LowRank(self.left[rows], self.right, self.data, self.left_units, self.right_unit)
-
-    def subtract(self, w: NDArray[np.float32], top: int) -> None:
-        """Take it from rows top, top + 1, ... in place: in a fixed order, since what is left is quantised."""
-        add_product(self.left[top : top + w.shape[0]], self.right, np.float32(-1), w)
-
-    def add(self, w: NDArray[np.float32], top: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Rows top, top + 1, ... plus it, in `out` or else in place: by the library's product, which is fast."""
-        part = scratch("low rank", w.shape, np.float32) if out is None else out
-        np.matmul(self.left[top : top + w.shape[0]], self.right, out=part)
-        return np.add(w, part, out=w if out is None else out)
 
 
 class Factors:
@@ -162,12 +80,12 @@ class Factors:
     def scales_left(self, scaled: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scales of the rows and of the columns of what the first `rank` components leave of W."""
         p = scaled @ self.vectors[:, :rank].astype(np.float32)
-        rows = _power(scaled, "ij,ij->i") - _power(p, "ij,ij->i")
-        columns = _power(scaled, "ij,ij->j") - (self.values[:rank] ** 2 * self.vectors[:, :rank] ** 2).sum(axis=1)
-        return self.rows * _scales(rows), self.columns * _scales(columns)
+        rows = power_of(scaled, "ij,ij->i") - power_of(p, "ij,ij->i")
+        columns = power_of(scaled, "ij,ij->j") - (self.values[:rank] ** 2 * self.vectors[:, :rank] ** 2).sum(axis=1)
+        return self.rows * scales_from(rows), self.columns * scales_from(columns)
 
 
-def _power(x: NDArray[np.float32], sums: str, real: type[np.floating] = np.float64) -> NDArray[np.float64]:
+def power_of(x: NDArray[np.float32], sums: str, real: type[np.floating] = np.float64) -> NDArray[np.float64]:
     """Sums of squares of the rows (`ij,ij->i`) or columns (`ij,ij->j`), computed in `real` numbers."""
     return np.asarray(np.einsum(sums, x, x, dtype=real), np.float64)
 
@@ -182,7 +100,7 @@ def _divided(matrix: Matrix, rows: NDArray[np.float64], columns: NDArray[np.floa
     return scaled
 
 
-def _scales(power: NDArray[np.float64]) -> NDArray[np.float64]:
+def scales_from(power: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scales of lines from their energies, of geometric mean 1, to an eighth octave, none below a part of the mean."""
     mean = float(power.mean())
     if not mean > 0:
@@ -234,11 +152,11 @@ def find_components(matrix: Matrix, share: float = 1.0, real: type[np.floating] 
         return None
     rows, columns = np.empty(m), np.zeros(n)
     for top, band in matrix.bands():
-        rows[top : top + len(band)] = _power(band, "ij,ij->i", real)
-        columns += _power(band, "ij,ij->j", real)
+        rows[top : top + len(band)] = power_of(band, "ij,ij->i", real)
+        columns += power_of(band, "ij,ij->j", real)
     if not may_have_factors(math.sqrt(columns.sum() / (m * n))):
         return None
-    scales = _scales(rows), _scales(columns)
+    scales = scales_from(rows), scales_from(columns)
     scaled = _divided(matrix, *scales)
     count = most if _is_long(m, n) else min(_FEW, most)
     while True:
@@ -281,96 +199,6 @@ def stands_out(matrix: Matrix) -> bool:
     # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
     edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
     return float(found.sum()) > (count * edge + _CLEARLY) * energy
-
-
-def fit_low_rank(matrix: Matrix) -> LowRank | None:
-    """The low-rank part of the components that save most bits of a matrix; see `find_components`."""
-    found = find_components(matrix)
-    return take_low_rank(matrix, found) if found else None
-
-
-def take_low_rank(matrix: Matrix, found: Components, states: int = FACTOR_STATES) -> LowRank:
-    """The low-rank part of what `find_components` found of a whole matrix, coded with a trellis of so many states."""
-    factors = found.factors
-    vectors, widths = factors.vectors[:, : found.rank], factors.columns[:, None]
-    ahead, back = on_grid(vectors / widths), on_grid(vectors * widths)
-    shaped = _scales_pay(factors.rows, found.rank), _scales_pay(factors.columns, found.rank)
-    return encode_low_rank(matrix, factors.values[: found.rank], ahead, back, found.step, shaped, states)
-
-
-def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) -> LowRank:
-    """The low-rank part of some rows of a matrix, with noise in place of the rounding of its factors, for a forecast.
-
-    `matrix` is that of these rows, `shape` that of the whole, of which `found` knows but a sample. There is no stored
-    form.
-    """
-    factors, rng = found.factors, np.random.default_rng(0)
-
-    def rounding(size: int) -> NDArray[np.float64]:
-        """Its root mean square in each component."""
-        classes = tables.class_of(found.values / math.sqrt(size) / found.step)
-        return np.asarray(np.sqrt(tables.family(0).distortion_at(classes)) * found.step)
-
-    vectors = factors.vectors[:, : found.rank]
-    whole = matrix.whole()
-    left: NDArray[np.float32] = whole @ (vectors / factors.columns[:, None]).astype(np.float32)
-    noise = rng.standard_normal(left.shape) * rounding(shape[0])
-    if _scales_pay(factors.rows, found.rank):
-        scaled = whole * (1 / factors.columns).astype(np.float32)
-        noise *= _scales(_power(scaled, "ij,ij->i") - _power(left, "ij,ij->i"))[:, None]
-    left += noise.astype(np.float32)
-    right = vectors + rng.standard_normal(vectors.shape) * (rounding(shape[1]) / found.values)
-    back = np.ascontiguousarray((right * factors.columns[:, None]).T, np.float32)
-    return LowRank(left, back, b"", np.ones(found.rank, np.float32), np.float32(1))
-
-
-def encode_low_rank(
-    matrix: Matrix,
-    values: NDArray[np.float64],
-    ahead: NDArray[np.float32],
-    back: NDArray[np.float32],
-    step: float,
-    shaped: tuple[bool, bool] = (False, False),
-    states: int = FACTOR_STATES,
-) -> LowRank:
-    """Some components of a matrix, their factors quantised with a step, as they are decoded.
-
-    Parameters
-    ----------
-    values : float64[r]
-        Singular values, of the scaled matrix.
-    ahead, back : float32[n, r]
-        Its right singular vectors over, and times, the scales of the columns; see `on_grid`.
-    step : float
-        For the scaled matrix.
-    shaped : (bool, bool)
-        Whether the step of a row of P grows with the row's scale, and that of a column of Q with the column's.
-    states : int
-        Of the trellis.
-    """
-    m, n, rank = matrix.rows, matrix.columns, values.size
-    exponents = np.round(8 * np.log2(values)).astype(np.int32)
-    p = np.zeros((m, rank), np.float32)
-    for top, band in matrix.bands():
-        add_product(np.ascontiguousarray(band), ahead, np.float32(1), p[top : top + len(band)])
-    q = np.ascontiguousarray(np.exp2(exponents / 8).astype(np.float32)[:, None] * back.T)
-    stored = encode_integers(exponents, False)
-    data = _HEAD.pack(rank, len(stored)) + stored
-    middle = float(np.exp2(np.log2(values).mean()))
-    for factor, size, follows, shaping in (
-        (p, m, shaped[0], Shaping(SHAPING_UNIT, 0, geometric=True)),
-        (q, n, shaped[1], Shaping(0, SHAPING_UNIT, geometric=True)),
-    ):
-        if follows:
-            data += encode_side_matrix(factor, step * math.sqrt(size) / middle, shaping=shaping, states=states)
-        else:
-            data += encode_side_matrix(factor, step, states=states)
-    return LowRank.unpack(data, m, n)[0]
-
-
-def on_grid(x: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Rounded to multiples of 1 / GRID."""
-    return np.ascontiguousarray(np.round(x * GRID) / GRID, np.float32)
 
 
 def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -478,12 +306,12 @@ def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | N
     if total[i, k] >= 0:
         return None
     rank = int(k) + 1
-    scaled = m * _scales_pay(factors.rows, rank) + n * _scales_pay(factors.columns, rank)
+    scaled = m * scales_pay(factors.rows, rank) + n * scales_pay(factors.columns, rank)
     taken = (float(bits[i, k]) + scaled * _SCALE_BITS) / 8 + _SIDE_BYTES
     return Components(factors, rank, float(steps[i]), taken, values[:rank])
 
 
-def _scales_pay(scales: NDArray[np.float64], rank: int) -> bool:
+def scales_pay(scales: NDArray[np.float64], rank: int) -> bool:
     """Whether lines of so many numbers save more by having scales of their own than these cost."""
     saved = math.log2(float(np.square(scales).mean())) / 2 - float(np.log2(scales).mean())
     return rank * saved > _SCALE_BITS
