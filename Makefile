@@ -88,9 +88,9 @@ bench-codec: minilm
 	$(BIN)/python -m tests.benchmarks.codec_page build/efforts.json build/rates.json \
 	  build/auto.json build/none.json build/klt.json build/dct.json
 
-# How near --dry-run comes, and how fast: a table of docs/codec.md (8 minutes).
+# How near --dry-run comes, and how fast: a table of docs/codec.md (15 minutes).
 bench-dry-run: minilm
-	$(BIN)/python -m tests.benchmarks.dry_run --page mini-gpt2 $(MINILM) noise
+	$(BIN)/python -m tests.benchmarks.dry_run --page mini-gpt2 $(MINILM) noise noise4
 
 # docs/peers.md: the same matrices through other coders. NNCodec is built from source (needs a C++ compiler, cmake and
 # ninja) and asks for numpy below 2 without needing it, so it is installed without its dependencies.
