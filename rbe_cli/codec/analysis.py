@@ -296,6 +296,6 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     for exponent in tables.FAMILY_EXPONENTS:
         alpha = math.sqrt(power * math.gamma(1 / exponent) / math.gamma(3 / exponent))
         constant = math.log(2 * alpha * math.gamma(1 / exponent) / exponent)
-        powers = x if exponent == 1 else x ** np.float32(exponent)
-        cost.append(constant + float(powers.sum(dtype=np.float64)) / alpha**exponent / live)
+        mean = power if exponent == 2 else float((x ** np.float32(exponent)).sum(dtype=np.float64)) / live
+        cost.append(constant + mean / alpha**exponent)
     return replace(field, log_sigma0=field.log_sigma0 + 0.5 * math.log2(power)), int(np.argmin(cost))

@@ -181,12 +181,15 @@ def stands_out(matrix: Matrix) -> bool:
     if count < 1:
         return False
     w = matrix.whole()
-    if not may_have_factors(math.sqrt(float(np.vdot(w, w)) / w.size)):
+    with np.errstate(over="ignore"):
+        squares = np.square(w)
+        row_power = squares @ np.ones(n, np.float32)
+    if not may_have_factors(math.sqrt(float(row_power.sum(dtype=np.float64)) / w.size)):
         return False
-    squares = np.square(w)
-    rows = 1 / np.sqrt(np.maximum(squares.sum(axis=1), _TINY))
-    columns = 1 / np.sqrt(np.maximum(np.square(rows) @ squares * n, _TINY))
-    energy = float(np.square(rows) @ squares @ np.square(columns))
+    rows = 1 / np.sqrt(np.maximum(row_power, _TINY))
+    column_power = np.square(rows) @ squares
+    columns = 1 / np.sqrt(np.maximum(column_power * n, _TINY))
+    energy = float(column_power @ np.square(columns))
     # The scaled matrix is diag(rows) w diag(columns); what it is multiplied with is scaled instead.
     tall, left, right = (w, rows[:, None], columns[:, None]) if m >= n else (w.T, columns[:, None], rows[:, None])
     basis = right * _random_basis(tall.shape[1], min(count + _OVERSAMPLING, *tall.shape))

@@ -227,7 +227,8 @@ class SampleSurvey:
         m, n = self._matrix.rows, self._matrix.columns
         if name in ("dct", "dwt"):
             pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, n)
-            gain = guessed_gain(self._blocks.matrix.whole(), pipeline)
+            part = self._blocks.matrix.whole()
+            gain = guessed_gain(part, mean_scale(part), pipeline)
             return cost_of(plain, self._wish, m * n) - gain + pipeline.decode_cost < price + _GUESS_BY_ROWS
         if name != "klt" or self._many.matrix.rows < 2 * n:
             return True
@@ -371,7 +372,7 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
     if not blockwise:
         return list(names)
     part = _middle(matrix, wish)
-    sample = Matrix.of(part)
+    sample, scale = Matrix.of(part), mean_scale(part)
     plain: Analysis | None = None
 
     def gains(name: str) -> bool:
@@ -379,7 +380,7 @@ def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
         pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
         # Half the price: a sample may be unlucky.
         price = pipeline.decode_cost / 2
-        guess = guessed_gain(part, pipeline)
+        guess = guessed_gain(part, scale, pipeline)
         if guess < price - _GUESS:
             return False
         if price + _CLEARLY < guess < math.inf:
@@ -402,19 +403,19 @@ def _middle(matrix: Matrix, wish: Wish) -> NDArray[np.float32]:
     return np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
 
 
-def guessed_gain(part: NDArray[np.float32], pipeline: Pipeline) -> float:
-    """About what a blockwise transform gains on some blocks, in dB: the change of their `mean_scale`."""
+def guessed_gain(part: NDArray[np.float32], scale: float, pipeline: Pipeline) -> float:
+    """About what a blockwise transform gains on some blocks, in dB: the change of their `mean_scale`, now `scale`."""
     assert isinstance(pipeline.transform, Blockwise)
-    gain = mean_scale(part) - mean_scale(pipeline.transform.roughly(part))
+    gain = scale - mean_scale(pipeline.transform.roughly(part))
     return metrics.DB_PER_BIT * gain if math.isfinite(gain) else math.inf
 
 
 def mean_scale(x: NDArray[np.float32]) -> float:
     """Mean logarithm, in octaves, of the scales of rows and columns."""
     with np.errstate(all="ignore"):
-        squares = np.square(x, dtype=np.float64)
-        rows = squares.mean(axis=1)
-        columns = (1 / rows) @ squares / len(x)
+        squares = np.square(x)
+        rows = squares @ np.full(x.shape[1], 1 / x.shape[1], np.float32)
+        columns = (1 / rows) @ squares / np.float32(len(x))
         return float(np.log2(rows).mean() + np.log2(columns).mean()) / 2
 
 

@@ -16,7 +16,7 @@ from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.pipeline import Pipeline, may_have_basis
 from rbe_cli.codec.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, _most_klt_bits, guessed_gain
+from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, _most_klt_bits, guessed_gain, mean_scale
 from rbe_cli.codec.tensor_codec import estimate, prepare, start
 from rbe_cli.codec.transform import Blockwise
 from rbe_cli.codec.wish import Wish, reference_error
@@ -193,7 +193,7 @@ def test_guess_at_a_blockwise_gain() -> None:
 
     def gain(w: np.ndarray) -> float:
         part = w.astype(np.float32)
-        return guessed_gain(part, Pipeline(None, transform, Description()))
+        return guessed_gain(part, mean_scale(part), Pipeline(None, transform, Description()))
 
     assert gain(smooth(64, 128)) > 5
     assert abs(gain(white(64, 128))) < 0.2
