@@ -207,7 +207,8 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     if shaping.geometric:
         mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
         unit = 2.0 ** (field.log_sigma0 + mean_class / 8)
-    row_axis, column_axis = (len(scale_field.encode_axis(axis)) for axis in (field.rows, field.columns))
+    size_of = scale_field.axis_bytes if share < 1 else lambda axis: len(scale_field.encode_axis(axis))
+    row_axis, column_axis = (size_of(axis) for axis in (field.rows, field.columns))
     axes = row_axis / share + column_axis + sum(map(len, importance_bytes(shaping)))
     tiles = len(grid_of(matrix, shaping)) / share
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
@@ -278,7 +279,7 @@ class _Steps(NamedTuple):
 
 def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
     """Choose the table family on a sample of rows, and correct sigma0 so that the weights have unit variance there."""
-    rows = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, _SAMPLE_ROWS)).astype(np.int64))
+    rows = np.linspace(0, matrix.rows - 1, min(matrix.rows, _SAMPLE_ROWS)).astype(np.int64)
     if matrix.columns * rows.size > 1 << 20:
         rows = rows[:: max(1, matrix.columns * rows.size >> 20)]
     rows = rows[field.rows.exponents[rows] != ZERO]

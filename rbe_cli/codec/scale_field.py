@@ -28,6 +28,8 @@ MAX_EXPONENT = 512
 #: Elements of a row with fewer of which its scale, of some 5 bits, would be most of what is sent of it.
 _SHORT = 64
 _SWEEPS = 4
+#: Bits that another number in an axis costs before it is known how often it comes.
+_LEARNING = 10.0
 #: Units that are tried, each twice the one before, and zeros for each.
 _UNITS, _ORIGINS = 4, 4
 
@@ -187,6 +189,13 @@ def encode_axis(axis: Axis) -> bytes:
     forms = (False, True) if stored.any() else (False,)
     body = min((encode_integers(stored, delta) for delta in forms), key=len)
     return bytes([axis.shift | 4 * bool(dead.any())]) + body
+
+
+def axis_bytes(axis: Axis) -> float:
+    """About what `encode_axis` takes: the entropy of the integers, with some bits for learning it."""
+    counts = np.unique(axis.exponents, return_counts=True)[1]
+    bits = -float((counts * np.log2(counts / axis.exponents.size)).sum())
+    return 2 + (bits + _LEARNING * (counts.size - 1)) / 8
 
 
 def decode_axis(data: bytes, n: int) -> Axis:

@@ -25,10 +25,10 @@ from rbe_cli.operations.planning import EXACT_SAMPLE, Plan, Planner, goal_multip
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
-#: Elements of tensors that one thread looks at, one after the other. A look at a small one is all Python and small
-#: arrays: threads that do so at once wait for each other, and take longer than one (0.29 s where one takes 0.26, of
-#: mini-gpt2). With fewer, or more, MiniLM takes a tenth more time.
-_TOGETHER = 1 << 21
+#: Elements of tensors that one thread looks at, one after the other, at most and at least; and of what is left, a
+#: thread's share is cut into so many. A look at a small one is all Python and small arrays: threads that do so at once
+#: wait for each other.
+_TOGETHER, _LEAST_TOGETHER, _CUTS = 1 << 21, 1 << 18, 2
 #: Bytes of a layer file that belong to no tensor.
 _LAYER = 38
 _SHA256 = "0" * 64
@@ -72,15 +72,17 @@ class _Forecasting(Planner):
     """A compression that stops before it encodes, and looks at samples only."""
 
     def jobs(self, plans: list[Plan]) -> list[list[Plan]]:
-        """As many as a thread is to look at in one go."""
+        """As many as a thread is to look at in one go: fewer towards the end, so that all threads end together."""
         jobs: list[list[Plan]] = []
+        left = sum(plan.info.elements for plan in plans)
         room = 0
         for plan in plans:
             if plan.info.elements > room:
                 jobs.append([])
-                room = _TOGETHER
+                room = min(max(left // (_CUTS * self.settings.threads), _LEAST_TOGETHER), _TOGETHER)
             jobs[-1].append(plan)
             room -= plan.info.elements
+            left -= plan.info.elements
         return jobs
 
     def _analyse(self, plan: Plan) -> None:

@@ -201,11 +201,11 @@ class Planner:
 
     def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
         """Note what a tensor takes kept exactly, where that may be less than what it is going to take."""
-        raw, wish = self.raw(plan), self._wish(plan)
-        if isinstance(analysis, Analysis):
-            asked = analysis.expected_bytes(multiplier_for_error(analysis, wish.nrmse) * analysis.unit)
+        raw = self.raw(plan)
+        if plan.goal.kind == "nrmse":
+            asked = analysis.expected_bytes(multiplier_for_error(analysis, plan.goal.value) * analysis.unit)
         else:
-            asked = wish.bits * plan.info.elements / 8
+            asked = self._wish(plan).bits * plan.info.elements / 8
         if lossless.expected_bytes(raw, plan.info.dtype, _GLANCE) < _LIKELY * asked:
             plan.exact_bytes = lossless.expected_bytes(raw, plan.info.dtype, EXACT_SAMPLE)
 
