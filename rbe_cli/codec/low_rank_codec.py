@@ -69,7 +69,8 @@ class LowRankAnalysis:
             bits += size * rate
         worth = squares - power * (m + n) > 2 * math.log(2) * power * bits
         kept = int(np.argmin(worth)) if not worth.all() else worth.size
-        error = self.energy - float(squares[:kept].sum()) + kept * (m + n) * power
+        # The sums cancel but for their rounding where nothing is left.
+        error = max(self.energy - float(squares[:kept].sum()), 0.0) + kept * (m + n) * power
         return kept, float(bits[:kept].sum()), error
 
     def expected_bytes(self, step: float) -> float:

@@ -65,10 +65,19 @@ class Forecast(Protocol):
 
 @dataclass(frozen=True)
 class AtMost:
-    """A forecast of a tensor that is going to be kept exactly where that takes no more than `most` bytes."""
+    """A forecast of a tensor that is kept exactly where that takes less, or where steps are finer than can be coded.
+
+    Attributes
+    ----------
+    most : float
+        Bytes it takes kept exactly, about.
+    finest : float
+        Step.
+    """
 
     forecast: Forecast
     most: float
+    finest: float
 
     @property
     def matrix(self) -> Domain:
@@ -97,7 +106,7 @@ class AtMost:
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        return min(self.forecast.expected_bytes(step), self.most)
+        return min(self.forecast.expected_bytes(step), self.most) if step >= self.finest else self.most
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step, if it is not kept exactly."""
@@ -342,4 +351,8 @@ class SizeSearch:
             else:
                 following = math.sqrt(self._over * self._under)
         self.multiplier = following
-        return not (self._over and self._under / self._over < 1 + 1e-7)
+        if not self._over or math.isinf(self._under):
+            return True
+        # At most a bit per octave and weight: if what lies between makes no difference, the size jumps there.
+        weights = sum(analysis.matrix.rows * analysis.matrix.columns for analysis in self._analyses)
+        return math.log2(self._under / self._over) * weights / 8 > self._budget * self._tolerance / 4

@@ -246,8 +246,7 @@ class SparseAnalysis:
         tables = _Tables(*self._tables.arrays())
         rank = self._kept(tables, step)
         rounding = (tables.ranks[rank] + tables.weight_logs.size) * step * step / 12
-        error: float = self._left_energy - float(tables.energy[rank]) + rounding
-        return error
+        return max(self._left_energy - float(tables.energy[rank]), 0.0) + float(rounding)
 
 
 def _part(values: NDArray[np.float32], tile: Tile, block: Tile) -> NDArray[np.float32]:

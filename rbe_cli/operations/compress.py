@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import time
@@ -205,29 +204,27 @@ class _Job:
 
     def _meet_size(self, budget: float) -> _Written:
         """Encode, measure, correct the step, until the size is at most what was asked and close to it."""
-        shared = {plan.info.name: math.isfinite(plan.exact_bytes) for plan in self.planner.plans if plan.shares}
+        sharing = {plan.info.name for plan in self.planner.plans if plan.shares}
         overhead = self.planner.overhead(len(self.sources) + len(self.carried))
         search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead, self.settings.tolerance)
         while True:
             multiplier = search.multiplier
             self.passes += 1
-            size, lossy = self.journal.measured(multiplier) or (0, 0)
+            size, shares = self.journal.measured(multiplier) or (0, 0)
             if not size or search.found(size):
                 written = self._encode(multiplier)
                 size = written.size
-                # A tensor that is forecast to be exact beyond some size counts whatever it is.
-                lossy = sum(
-                    t.bytes
-                    for t in written.manifest.tensors
-                    if t.name in shared and (t.method in LOSSY or shared[t.name])
-                )
-                self.journal.add_pass(multiplier, size, lossy)
+                shares = sum(t.bytes for t in written.manifest.tensors if t.name in sharing)
+                self.journal.add_pass(multiplier, size, shares)
+                if size <= budget and not any(t.method in LOSSY for t in written.manifest.tensors if t.name in sharing):
+                    # All there is: nothing is left to spend more bytes on.
+                    return written
             self.progress.detail(
                 f"pass {self.passes}: step multiplier {multiplier:.6g}, {size:,} of {budget:,.0f} bytes"
             )
             if search.found(size):
                 return written
-            if not search.measured(size, lossy) or self.passes >= rate_control.MAX_PASSES:
+            if not search.measured(size, shares) or self.passes >= rate_control.MAX_PASSES:
                 break
         if search.best is None:
             raise RBEError(self.planner.out_of_reach(size))

@@ -16,7 +16,7 @@ from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.codec.wish import Wish
-from rbe_cli.container.layer_file import EncodedTensor
+from rbe_cli.container.layer_file import LOSSY, EncodedTensor
 from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
@@ -184,25 +184,26 @@ class _Forecasting(Planner):
         total = size + side + (_LAYER if first else 1)
         return TensorEntry(
             info.name, info.dtype, info.shape, method, round(total), error.rmse, error.nrmse, plan.shard,
-            choice_entry(plan.choice) if method == "trellis" else None,
+            choice_entry(plan.choice) if method in LOSSY else None,
         )  # fmt: skip
 
     def _body(self, plan: Plan, multiplier: float | None) -> tuple[float, int, metrics.Error, str]:
         """Bytes and number of the chunks, error, and method."""
-        info, analysis = plan.info, plan.analysis
+        info = plan.info
         exact = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
             return 0, 0, self._error_of(plan.same_as, multiplier), SAME_AS + plan.same_as
-        if analysis is not None:
+        if plan.choice is not None:
+            analysis, codec = plan.choice.analysis, plan.choice.codec
             chunks = 1 + len(Grid.of(*view_shape(info.shape)))
             if multiplier is None and plan.goal.kind == "shared":
-                return 0, chunks, exact, "trellis"
+                return 0, chunks, exact, codec
             step = self._step(plan, multiplier or 0.0)
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
             if fits and (not plan.may_be_less_exactly(size) or size < self._exact_size(plan)):
                 error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
-                return size, chunks, error, "trellis"
+                return size, chunks, error, codec
         return self._exact_size(plan), lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
 
     def _error_of(self, name: str, multiplier: float | None) -> metrics.Error:

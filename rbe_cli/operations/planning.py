@@ -20,6 +20,7 @@ from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
 from rbe_cli.codec.rate_control import AtMost, Forecast, OwnGoal, multiplier_for_error
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
+from rbe_cli.codec.trellis_codec import MAX_INDEX
 from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
@@ -31,6 +32,8 @@ from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
 EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
 #: How near the former comes; and a share of a tensor's bytes that it does not take kept exactly, if nothing is known.
 _NEARLY, _SURELY_LESS = 0.95, 0.6
+#: And the share that floats do take then, about.
+_EXACT = 0.85
 
 
 @dataclass
@@ -71,9 +74,11 @@ class Plan:
 
     @property
     def forecast(self) -> Forecast | None:
-        """Of what it is going to take, kept exactly where that is less."""
-        analysis = self.analysis
-        return analysis if analysis is None or math.isinf(self.exact_bytes) else AtMost(analysis, self.exact_bytes)
+        """Of what it is going to take, coded or kept exactly."""
+        if self.analysis is None:
+            return None
+        most = min(self.exact_bytes, _EXACT * self.info.nbytes)
+        return AtMost(self.analysis, most, self.analysis.largest / MAX_INDEX)
 
     def may_be_less_exactly(self, size: float) -> bool:
         """Whether it may take less than so many bytes kept exactly."""
@@ -272,7 +277,7 @@ class Planner:
         for plan in self.plans:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
-                total += plan.info.nbytes * (0.85 if plan.info.dtype in dtypes.FLOATS else 0.3)
+                total += plan.info.nbytes * (_EXACT if plan.info.dtype in dtypes.FLOATS else 0.3)
             elif plan.forecast is not None and plan.own_goal is not None:
                 total += plan.forecast.expected_bytes(plan.own_goal.first() * plan.forecast.unit)
         return total

@@ -36,7 +36,7 @@ def test_forecast_is_what_is_measured(run: Run, tmp_path: Path, wish: tuple[obje
         assert tensor["bytes"] == pytest.approx(sizes[tensor["name"]], rel=each, abs=100), tensor["name"]
 
 
-@pytest.mark.parametrize("wish", [("--bits", 2), ("--bits", 4), ("--bits", 8)], ids=str)
+@pytest.mark.parametrize("wish", [("--bits", 2), ("--bits", 3), ("--bits", 8)], ids=str)
 def test_forecast_of_pruned_weights_and_of_what_is_kept_exactly(
     run: Run, tmp_path: Path, wish: tuple[object, ...]
 ) -> None:

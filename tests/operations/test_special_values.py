@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rbe_cli.checkpoint.reader import open_checkpoint
+from rbe_cli.operations.compress import compress
+from rbe_cli.operations.forecast import forecast
+from rbe_cli.operations.settings import Settings
 from tests.synthetic import BF16, compress_to, decode_to, read_tensors, scaled_normal
 
 #: Every way of coding that a user can name.
@@ -172,3 +176,32 @@ def test_a_checkpoint_of_few_values_is_kept_exactly(tmp_path: Path) -> None:
     back, entries = there_and_back(signs, tmp_path / "x", bits=4)
     assert {entry.method for entry in entries.values()} == {"lossless"}
     assert all(back[name].tobytes() == tensor.tobytes() for name, tensor in signs.items())
+
+
+@pytest.mark.parametrize("ratio", [2.5, 6.0, 16.0])
+def test_a_size_is_met_beside_a_matrix_that_takes_next_to_nothing_at_any_step(ratio: float, tmp_path: Path) -> None:
+    """Equal rows are a few coefficients, however fine the step; beyond the finest that can be coded they are not."""
+    save_file(
+        {
+            "h.equal": np.repeat(scaled_normal((1, 200), 1), 380, 0),
+            "h.ternary": (0.07 * np.clip(np.round(scaled_normal((76, 368), 2)), -1, 1)).astype(BF16),
+            "h.others": scaled_normal((76, 368), 3).astype(BF16),
+        },
+        tmp_path / "x.safetensors",
+    )
+    settings = Settings(ratio=ratio, objective="mse", effort=0, jobs=2)
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    done, expected = compress(checkpoint, tmp_path / "m", settings), forecast(checkpoint, settings).size
+    budget = sum(info.nbytes for _, info in checkpoint.tensors) / ratio
+    assert max(done.size, expected) <= 1.01 * budget
+    assert done.size <= budget
+    assert done.size > 0.98 * budget or max(tensor.nrmse for tensor in done.manifest.tensors) < 1e-5
+
+
+def test_forecast_of_a_matrix_that_structure_alone_leaves_nothing_of(tmp_path: Path) -> None:
+    factors = scaled_normal((139, 3), 1), scaled_normal((3, 368), 2)
+    save_file({"h.low": (factors[0] @ factors[1]).astype(np.float32)}, tmp_path / "x.safetensors")
+    settings = Settings(bits=3, structure_only=True, objective="mse", effort=0, jobs=2)
+    found = forecast(open_checkpoint(tmp_path / "x.safetensors"), settings).manifest.tensors[0]
+    assert found.method == "lowrank"
+    assert found.nrmse < 0.01
