@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.side_info import decode_integers, encode_integers, entropy
 from rbe_cli.codec.source import Bytes
 from rbe_cli.codec.tables import FREQUENCY_BITS
 from rbe_cli.codec.workspace import scratch
@@ -67,8 +67,7 @@ def _expected_plane_bytes(plane: NDArray[np.uint8], elements: int) -> float:
     counts = counts[counts > 0]
     if counts.size == 1:
         return 2 * chunks
-    bits = float(-(counts * np.log2(counts / plane.size)).sum()) / plane.size
-    return min(bits / 8 * elements + chunks * (counts.size + 40), elements + chunks)
+    return min(entropy(counts) / plane.size / 8 * elements + chunks * (counts.size + 40), elements + chunks)
 
 
 def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

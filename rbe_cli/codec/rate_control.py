@@ -27,8 +27,8 @@ _LEAST, _NO_MORE = 1e-9, 1e-7
 _BISECTIONS, _FIRST, _SLOW = 27, -2.0, 3
 
 
-class Forecast(Protocol):
-    """What is known of a tensor before it has a step.
+class Expected(Protocol):
+    """What is expected of a tensor at any step.
 
     Attributes
     ----------
@@ -36,10 +36,8 @@ class Forecast(Protocol):
         What is coded.
     unit : float
         Steps are multiples of it.
-    rms, energy : float
+    energy : float
         Of the tensor.
-    largest : float
-        Largest number to be quantised.
     """
 
     @property
@@ -47,11 +45,7 @@ class Forecast(Protocol):
     @property
     def unit(self) -> float: ...  # noqa: D102
     @property
-    def rms(self) -> float: ...  # noqa: D102
-    @property
     def energy(self) -> float: ...  # noqa: D102
-    @property
-    def largest(self) -> float: ...  # noqa: D102
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
@@ -59,62 +53,67 @@ class Forecast(Protocol):
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
 
+
+class Forecast(Expected, Protocol):
+    """What is known of a tensor before it has a step.
+
+    Attributes
+    ----------
+    rms : float
+        Of the tensor.
+    largest : float
+        Largest number to be quantised.
+    """
+
+    @property
+    def rms(self) -> float: ...  # noqa: D102
+    @property
+    def largest(self) -> float: ...  # noqa: D102
+
     def set_aside(self) -> None:
         """Put by what grows with the tensor, so that there may be any number of them."""
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """A forecast of a tensor that is kept exactly where that takes less, or where steps are finer than can be coded.
+    """What is expected of a tensor that is kept exactly where that takes less, or steps are finer than can be coded.
 
     Attributes
     ----------
+    coded : Expected
+        Of the tensor where it is coded.
     most : float
         Bytes it takes kept exactly, about.
     finest : float
         Step.
     """
 
-    forecast: Forecast
+    coded: Expected
     most: float
     finest: float
 
     @property
     def matrix(self) -> Domain:
         """What is coded."""
-        return self.forecast.matrix
+        return self.coded.matrix
 
     @property
     def unit(self) -> float:
         """Steps are multiples of it."""
-        return self.forecast.unit
-
-    @property
-    def rms(self) -> float:
-        """Of the tensor."""
-        return self.forecast.rms
+        return self.coded.unit
 
     @property
     def energy(self) -> float:
         """Of the tensor."""
-        return self.forecast.energy
-
-    @property
-    def largest(self) -> float:
-        """Largest number to be quantised."""
-        return self.forecast.largest
+        return self.coded.energy
 
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
-        return min(self.forecast.expected_bytes(step), self.most) if step >= self.finest else self.most
+        return min(self.coded.expected_bytes(step), self.most) if step >= self.finest else self.most
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step, if it is not kept exactly."""
-        return self.forecast.expected_error(step)
-
-    def set_aside(self) -> None:
-        """Put by what grows with the tensor."""
-        self.forecast.set_aside()
+        return self.coded.expected_error(step)
 
 
 def _crossing(excess: Callable[[float], float]) -> float:
@@ -146,7 +145,7 @@ def _crossing(excess: Callable[[float], float]) -> float:
     return bottom + high * cell
 
 
-def multiplier_for_size(analyses: Sequence[Forecast], size: float, scale: float = 1.0) -> float:
+def multiplier_for_size(analyses: Sequence[Expected], size: float, scale: float = 1.0) -> float:
     """The multiplier with which the forecast size, times `scale`, is `size` bytes.
 
     `scale` is what an earlier pass measured over what was forecast for it.
@@ -155,7 +154,7 @@ def multiplier_for_size(analyses: Sequence[Forecast], size: float, scale: float 
     return math.exp2(_crossing(lambda m: bits * (scale * sum(a.expected_bytes(m * a.unit) for a in analyses) - size)))
 
 
-def multiplier_for_error(analysis: Forecast, nrmse: float) -> float:
+def multiplier_for_error(analysis: Expected, nrmse: float) -> float:
     """The multiplier with which one tensor's forecast relative error is `nrmse`."""
     wanted = nrmse * nrmse * analysis.energy
 
@@ -201,7 +200,7 @@ class OwnGoal:
 
     Parameters
     ----------
-    analysis : Forecast
+    analysis : Expected
     elements : int
     kind : str
         `nrmse` or `bits`.
@@ -212,7 +211,7 @@ class OwnGoal:
     """
 
     def __init__(
-        self, analysis: Forecast, elements: int, kind: str, value: float, tolerance: float = TOLERANCE
+        self, analysis: Expected, elements: int, kind: str, value: float, tolerance: float = TOLERANCE
     ) -> None:
         self._analysis = analysis
         self._error = kind == "nrmse"
@@ -298,7 +297,7 @@ class SizeSearch:
 
     Parameters
     ----------
-    analyses : sequence of Forecast
+    analyses : sequence of Expected
         Of the tensors that share the multiplier.
     budget : float
         Bytes everything may take.
@@ -315,7 +314,7 @@ class SizeSearch:
         Size and multiplier of the best measured so far that is within the budget.
     """
 
-    def __init__(self, analyses: Sequence[Forecast], budget: float, overhead: float, tolerance: float) -> None:
+    def __init__(self, analyses: Sequence[Expected], budget: float, overhead: float, tolerance: float) -> None:
         self._analyses = analyses
         self._budget = budget
         self._tolerance = tolerance
@@ -327,7 +326,7 @@ class SizeSearch:
         """Whether a size is within the budget, and close to it."""
         return self._budget * (1 - self._tolerance) <= size <= self._budget
 
-    def measured(self, size: int, lossy: int) -> bool:
+    def measured(self, size: int, shares: int) -> bool:
         """Take in what `multiplier` gave: the whole size, and the part that depends on it.
 
         Returns False when there is nothing better left to try.
@@ -339,10 +338,10 @@ class SizeSearch:
             self._under = min(self._under, tried)
             if self.best is None or size > self.best[0]:
                 self.best = size, tried
-        room = self._budget * (1 - self._tolerance / 4) - (size - lossy)
-        if not lossy or room <= 0:
+        room = self._budget * (1 - self._tolerance / 4) - (size - shares)
+        if not shares or room <= 0:
             return False
-        scale = lossy / sum(analysis.expected_bytes(tried * analysis.unit) for analysis in self._analyses)
+        scale = shares / sum(analysis.expected_bytes(tried * analysis.unit) for analysis in self._analyses)
         following = multiplier_for_size(self._analyses, room, scale)
         if not self._over < following < self._under:
             # The size is no smooth function where few weights are sent at all: close in from both sides.

@@ -42,22 +42,27 @@ class Sample:
         The same at the level of all rows.
     states : int
         Of the trellis.
+    pruned : bool
+        Whether many of the weights are zeros.
     """
 
-    def __init__(self, analysis: Analysis, raised: Analysis, states: int) -> None:
+    def __init__(self, analysis: Analysis, raised: Analysis, states: int, pruned: bool) -> None:
         self._values = Findings(analysis.matrix.some(np.arange(analysis.matrix.rows)))
         self._analysis = replace(analysis, matrix=raised.matrix)
         self._raised = raised
         self._states = states
         self._step = 0.0
-        self._pruned = _is_pruned(analysis)
+        self._pruned = pruned
 
-    @staticmethod
-    def may_serve(analysis: Analysis, raised: Analysis, step: float) -> bool:
-        """Whether rows may be worth keeping: at a step that is not quite known yet they may want to be coded."""
+    @classmethod
+    def of(cls, analysis: Analysis, raised: Analysis, states: int, step: float) -> Sample | None:
+        """Rows that may be worth keeping: at a step that is not quite known yet they may want to be coded."""
         if analysis.matrix.rows * analysis.matrix.columns > _MOST:
-            return False
-        return _bits(raised, step) < _few_bits(raised) + _MARGIN or _is_pruned(analysis)
+            return None
+        pruned = _is_pruned(analysis)
+        if not pruned and _bits(raised, step) >= _few_bits(raised) + _MARGIN:
+            return None
+        return cls(analysis, raised, states, pruned)
 
     def set_aside(self) -> None:
         """Put by what grows with the tensor. Raises RBEError if there is no room for it."""

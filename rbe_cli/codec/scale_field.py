@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.side_info import decode_integers, encode_integers
+from rbe_cli.codec.side_info import decode_integers, encode_integers, entropy
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.workspace import Findings
 from rbe_cli.errors import Damage
-from rbe_cli.kernels.field import axis_costs, column_powers, sweep, unpack_exponents
+from rbe_cli.kernels.field import AXIS_BITS, LEARNING_BITS, axis_costs, column_powers, sweep, unpack_exponents
 
 #: Exponent of a row or column of zeros.
 ZERO = -(1 << 24)
@@ -28,8 +28,6 @@ MAX_EXPONENT = 512
 #: Elements of a row with fewer of which its scale, of some 5 bits, would be most of what is sent of it.
 _SHORT = 64
 _SWEEPS = 4
-#: Bits that another number in an axis costs before it is known how often it comes.
-_LEARNING = 10.0
 #: Units that are tried, each twice the one before, and zeros for each.
 _UNITS, _ORIGINS = 4, 4
 
@@ -192,10 +190,9 @@ def encode_axis(axis: Axis) -> bytes:
 
 
 def axis_bytes(axis: Axis) -> float:
-    """About what `encode_axis` takes: the entropy of the integers, with some bits for learning it."""
+    """About what `encode_axis` takes: the entropy of the integers, with what `axis_costs` adds to it."""
     counts = np.unique(axis.exponents, return_counts=True)[1]
-    bits = -float((counts * np.log2(counts / axis.exponents.size)).sum())
-    return 2 + (bits + _LEARNING * (counts.size - 1)) / 8
+    return (AXIS_BITS + entropy(counts) + LEARNING_BITS * (counts.size - 1)) / 8
 
 
 def decode_axis(data: bytes, n: int) -> Axis:

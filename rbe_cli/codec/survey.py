@@ -207,6 +207,10 @@ class SampleSurvey:
         """Rows of blocks, enough to see through a blockwise transform."""
         return _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * self._wish.block), self._wish.block)
 
+    @cached_property
+    def _blocks_scale(self) -> float:
+        return mean_scale(self._blocks.matrix.whole())
+
     def plain(self, shaping: Shaping) -> Analysis | None:
         """Of the matrix as it is; None if it must be kept exactly."""
         if self._extent is None:
@@ -227,8 +231,7 @@ class SampleSurvey:
         m, n = self._matrix.rows, self._matrix.columns
         if name in ("dct", "dwt"):
             pipeline = Pipeline.of(None, name, self._wish.block, self._wish.levels, n)
-            part = self._blocks.matrix.whole()
-            gain = guessed_gain(part, mean_scale(part), pipeline)
+            gain = guessed_gain(self._blocks.matrix.whole(), self._blocks_scale, pipeline)
             return cost_of(plain, self._wish, m * n) - gain + pipeline.decode_cost < price + _GUESS_BY_ROWS
         if name != "klt" or self._many.matrix.rows < 2 * n:
             return True

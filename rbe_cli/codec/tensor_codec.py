@@ -110,8 +110,7 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     analysis = choice.analysis
     raised = replace(survey.levelled(analysis, choice.name), matrix=matrix)
     step = multiplier_for_error(raised, wish.nrmse) * raised.unit
-    kept = not shaping.feedback and Sample.may_serve(analysis, raised, step)
-    sample = Sample(analysis, raised, states) if kept else None
+    sample = None if shaping.feedback else Sample.of(analysis, raised, states, step)
     more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
     return replace(choice, analysis=raised.corrected(1.0, more), sample=sample)
 
@@ -129,8 +128,12 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     if wish.transform == "auto":
         names = survey.promising(candidates(matrix, shaped))
     elements = matrix.rows * matrix.columns
-    factors_alone = wish.transform == "auto" and wish.bits < FEW_BITS and min(matrix.rows, matrix.columns) >= 16
-    factors_alone = factors_alone and may_have_factors(plain.rms)
+    factors_alone = (
+        wish.transform == "auto"
+        and wish.bits < FEW_BITS
+        and min(matrix.rows, matrix.columns) >= 16
+        and may_have_factors(plain.rms)
+    )
     if not names and not factors_alone:
         return Choice(plain)
     reference = cost_of(plain, wish, elements)

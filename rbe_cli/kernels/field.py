@@ -9,6 +9,10 @@ from numba import njit
 
 from rbe_cli.kernels import JIT
 
+#: What an axis of the scale field is taken to cost beside the entropy of its integers, in bits: by itself, and for
+#: each number in it but one, until it is known how often that comes.
+AXIS_BITS, LEARNING_BITS = 16.0, 10.0
+
 
 @njit(**JIT)
 def _added_up(partial):
@@ -96,14 +100,14 @@ def axis_costs(logs, middle, per_octave, highest, origins, others, costs):
             loss += 0.5 * (2.0 ** (-2.0 * wrong) - 1.0) / math.log(2.0) + wrong
             low, high = min(low, index), max(high, index)
             counts[index + highest] += 1
-        bits, kinds = 16.0, 0
+        bits, kinds = AXIS_BITS, 0
         for index in range(low, high + 1):
             count = counts[index + highest]
             counts[index + highest] = 0
             if count > 0:
                 bits -= count * math.log2(count / n)
                 kinds += 1
-        costs[c] = bits + 10.0 * (kinds - 1) + loss * others
+        costs[c] = bits + LEARNING_BITS * (kinds - 1) + loss * others
 
 
 @njit(**JIT)

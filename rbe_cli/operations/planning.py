@@ -17,7 +17,7 @@ from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
-from rbe_cli.codec.rate_control import AtMost, Forecast, OwnGoal, multiplier_for_error
+from rbe_cli.codec.rate_control import AtMost, Expected, Forecast, OwnGoal, multiplier_for_error
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.trellis_codec import MAX_INDEX
@@ -73,8 +73,8 @@ class Plan:
         return self.choice.analysis if self.choice else None
 
     @property
-    def forecast(self) -> Forecast | None:
-        """Of what it is going to take, coded or kept exactly."""
+    def expected(self) -> AtMost | None:
+        """What it is going to take, coded or kept exactly."""
         if self.analysis is None:
             return None
         most = min(self.exact_bytes, _EXACT * self.info.nbytes)
@@ -92,10 +92,10 @@ class Plan:
     @property
     def own_goal(self) -> OwnGoal | None:
         """The goal of a tensor that does not share the others' step."""
-        forecast = self.forecast
-        if forecast is None or self.shares:
+        expected = self.expected
+        if expected is None or self.shares:
             return None
-        return OwnGoal(forecast, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
+        return OwnGoal(expected, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
 
 
 class Planner:
@@ -264,9 +264,9 @@ class Planner:
             return float(self.settings.size)
         return None
 
-    def sharing(self) -> Sequence[Forecast]:
+    def sharing(self) -> Sequence[Expected]:
         """Of the tensors that share the step."""
-        return [plan.forecast for plan in self.plans if plan.forecast is not None and plan.shares]
+        return [plan.expected for plan in self.plans if plan.expected is not None and plan.shares]
 
     def overhead(self, files: int) -> float:
         """Bytes that do not depend on the step: exact tensors, headers, the manifest. A guess, corrected later.
@@ -278,8 +278,8 @@ class Planner:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
                 total += plan.info.nbytes * (_EXACT if plan.info.dtype in dtypes.FLOATS else 0.3)
-            elif plan.forecast is not None and plan.own_goal is not None:
-                total += plan.forecast.expected_bytes(plan.own_goal.first() * plan.forecast.unit)
+            elif plan.expected is not None and plan.own_goal is not None:
+                total += plan.expected.expected_bytes(plan.own_goal.first() * plan.expected.unit)
         return total
 
     def out_of_reach(self, size: int) -> str:
