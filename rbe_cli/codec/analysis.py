@@ -14,6 +14,7 @@ from rbe_cli.codec import scale_field, tables
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import SIZE
+from rbe_cli.codec.rounding import Rounding
 from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, KeptField, ScaleField
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
@@ -49,6 +50,8 @@ class Analysis:
     share : float
         Of the tensor's rows, those in `matrix`: 1, or less if the analysis is one of a sample. Histograms are of these
         rows; bytes and errors are forecast for all.
+    rounding : Rounding or None
+        To the tensor's type, where that is a narrow one.
     """
 
     matrix: Domain
@@ -65,6 +68,7 @@ class Analysis:
     weights: NDArray[np.float64]
     side_bytes: float
     share: float = 1.0
+    rounding: Rounding | None = None
 
     @property
     def field(self) -> ScaleField:
@@ -84,9 +88,11 @@ class Analysis:
     def of_tensor(self, plain: Analysis) -> Analysis:
         """The same for a matrix that is a tensor seen through a pipeline.
 
-        Energy and unit are the tensor's, the latter so that the steps of one multiplier have the same geometric mean.
+        Energy, rounding and unit are the tensor's, the last so that the steps of one multiplier have the same geometric
+        mean.
         """
-        return replace(self, unit=plain.unit * plain.factor / self.factor, energy=plain.energy, rms=plain.rms)
+        unit = plain.unit * plain.factor / self.factor
+        return replace(self, unit=unit, energy=plain.energy, rms=plain.rms, rounding=plain.rounding)
 
     def _first_class(self, step: float) -> float:
         return 8 * (self.scales.log_sigma0 - math.log2(step)) + 15 + self.first_offset
@@ -132,6 +138,12 @@ class Analysis:
         """Bits of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
         return tables.family(self.family).bits_of(self._first_class(step), self.elements) / self.share
 
+    def share_below(self, bits: float, step: float) -> float:
+        """Share of the weights that take fewer bits than so many, each, at a step."""
+        classes = np.asarray(self._first_class(step) + np.arange(self.elements.size), np.float64)
+        low = tables.family(self.family).bits_at(classes) < bits
+        return float(self.elements @ low / self.elements.sum())
+
     def expected_bytes(self, step: float) -> float:
         """Size of the chunks at a step."""
         return self.symbol_bits(step) / 8 + self.side_bytes
@@ -152,8 +164,11 @@ class Analysis:
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        error = tables.family(self.family).error_of(self._first_class(step), self.weights)
-        return error * step * step / self.share
+        error = tables.family(self.family).error_of(self._first_class(step), self.weights) * step * step / self.share
+        if self.rounding is None:
+            return error
+        elements = self.energy / self.rms**2
+        return elements * self.rounding.after(error / elements)
 
 
 class Extent(NamedTuple):

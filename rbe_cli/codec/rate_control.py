@@ -19,12 +19,12 @@ TOLERANCE = 0.004
 AIM = 0.9985
 #: Times something is encoded to meet a goal, at most.
 MAX_PASSES = 12
-_LOG_RANGE = (-26.0, 8.0)
+#: The multipliers that are looked at, in octaves, and where one begins.
+_FINEST, _COARSEST, _FIRST = -26.0, 8.0, -2.0
 #: Least relative error that is told from none, and octaves between two multipliers that are as good as one.
 _LEAST, _NO_MORE = 1e-9, 1e-7
-#: Cells of that range, as a power of 2; where one begins to look, and how often one goes on where less than half of
-#: what is left was ruled out.
-_BISECTIONS, _FIRST, _SLOW = 27, -2.0, 3
+#: Cells of their range, as a power of 2, and how often one goes on where less than half of what is left was ruled out.
+_BISECTIONS, _SLOW = 27, 3
 
 
 class Expected(Protocol):
@@ -116,16 +116,17 @@ class AtMost:
         return self.coded.expected_error(step)
 
 
-def _crossing(excess: Callable[[float], float]) -> float:
-    """Smallest exponent e in range, to 2^-27 of it, for which `excess(2^e)` is not above 0; the top if none.
+def _crossing(excess: Callable[[float], float], bottom: float, top: float, first: float) -> float:
+    """Smallest exponent e in a range, to 2^-27 of it, for which `excess(2^e)` is not above 0; the top if none.
+
+    One begins to look at `first`.
 
     `excess` falls. Where it falls by about 1 for each octave it is evaluated some ten times: by the secant, and by
     halves where that makes no way.
     """
-    bottom, top = _LOG_RANGE
     cell = (top - bottom) / (1 << _BISECTIONS)
     low, high = 0, 1 << _BISECTIONS
-    at, slope, slow = int((_FIRST - bottom) / cell), -1.0, 0
+    at, slope, slow = int((first - bottom) / cell), -1.0, 0
     before: tuple[int, float] | None = None
     while high - low > 1:
         found, width = excess(2.0 ** (bottom + at * cell)), high - low
@@ -151,7 +152,12 @@ def multiplier_for_size(analyses: Sequence[Expected], size: float, scale: float 
     `scale` is what an earlier pass measured over what was forecast for it.
     """
     bits = 8 / max(sum(a.matrix.rows * a.matrix.columns for a in analyses), 1)
-    return math.exp2(_crossing(lambda m: bits * (scale * sum(a.expected_bytes(m * a.unit) for a in analyses) - size)))
+
+    def excess(m: float) -> float:
+        """In bits per weight."""
+        return bits * (scale * sum(a.expected_bytes(m * a.unit) for a in analyses) - size)
+
+    return math.exp2(_crossing(excess, _FINEST, _COARSEST, _FIRST))
 
 
 def multiplier_for_error(analysis: Expected, nrmse: float) -> float:
@@ -164,7 +170,7 @@ def multiplier_for_error(analysis: Expected, nrmse: float) -> float:
         return math.log2(error / wanted) / 2 if min(error, wanted) > 0 else error - wanted
 
     # The error grows with the step, so look for the largest multiplier that is good enough.
-    return 1 / math.exp2(_crossing(excess))
+    return 1 / math.exp2(_crossing(excess, -_COARSEST, -_FINEST, -_FIRST))
 
 
 class Measured(Protocol):
@@ -222,7 +228,7 @@ class OwnGoal:
     def first(self) -> float:
         """The multiplier to begin with."""
         if self._error:
-            return multiplier_for_error(self._analysis, self._value)
+            return multiplier_for_error(self._analysis, self._aim)
         return multiplier_for_size([self._analysis], self._value * self._elements / 8 * AIM)
 
     def meet(self, multiplier: float, first: Result, encode: Callable[[float], Result | None]) -> Result | None:
@@ -279,7 +285,8 @@ class OwnGoal:
 
     @property
     def _aim(self) -> float:
-        return self._value * (1 - self._tolerance / 8)
+        """An error in the middle of what is near enough, so that one pass mostly will do; a size close to the goal."""
+        return self._value * (1 - self._tolerance / (2 if self._error else 8))
 
     def _figure(self, result: Measured) -> float:
         """What was measured of the figure the goal is about."""

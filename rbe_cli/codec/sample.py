@@ -18,10 +18,13 @@ from rbe_cli.kernels.rans import LANES
 #: Bits per weight below which the weights' own distribution matters more than the tables know; and for a matrix of
 #: up to so many elements, of which there are too few to be like the tables' (and which takes no time).
 _FEW_BITS, _FEW_BITS_OF_SMALL, _SMALL = 1.6, 2.2, 1 << 16
+#: Bits of a weight below which it is coded worse than the tables say if most of those it is coded between are larger,
+#: and the share of such weights from which on that counts.
+_SMALL_BITS, _SMALL_SHARE = 1.0, 0.15
 #: Share of zeros, in rows and columns that are not all zero, from which on weights have no distribution that the tables
 #: know: they were pruned.
 _PRUNED = 0.01
-#: And how far off the bits may be that are forecast before the step is known.
+#: And how far off the step may be that is forecast before it is known, in octaves: about so many bits per weight.
 _MARGIN = 0.2
 #: Elements that are kept, at most.
 _MOST = 1 << 22
@@ -48,7 +51,8 @@ class Sample:
 
     def __init__(self, analysis: Analysis, raised: Analysis, states: int, pruned: bool) -> None:
         self._values = Findings(analysis.matrix.some(np.arange(analysis.matrix.rows)))
-        self._analysis = replace(analysis, matrix=raised.matrix)
+        # Coded values are compared in float32.
+        self._analysis = replace(analysis, matrix=raised.matrix, rounding=None)
         self._raised = raised
         self._states = states
         self._step = 0.0
@@ -60,7 +64,7 @@ class Sample:
         if analysis.matrix.rows * analysis.matrix.columns > _MOST:
             return None
         pruned = _is_pruned(analysis)
-        if not pruned and _bits(raised, step) >= _few_bits(raised) + _MARGIN:
+        if not pruned and not _are_few(raised, step * 2.0**_MARGIN):
             return None
         return cls(analysis, raised, states, pruned)
 
@@ -74,7 +78,7 @@ class Sample:
         """Whether coding the rows at a step would tell more than is known."""
         if self._step:
             return abs(math.log2(step / self._step)) > _SAME_STEP
-        return self._pruned or _bits(self._raised, step) < _few_bits(self._raised)
+        return self._pruned or _are_few(self._raised, step)
 
     def coded(self, step: float) -> Analysis:
         """What is known of all rows, corrected by what the coder makes of some at a step."""
@@ -94,14 +98,12 @@ class Sample:
         return replace(self._raised.corrected(size, error), side_bytes=self._raised.side_bytes + scales)
 
 
-def _bits(analysis: Analysis, step: float) -> float:
-    """Per weight."""
-    return analysis.symbol_bits(step) / (analysis.matrix.rows * analysis.matrix.columns)
-
-
-def _few_bits(analysis: Analysis) -> float:
-    small = analysis.matrix.rows * analysis.matrix.columns <= _SMALL
-    return _FEW_BITS_OF_SMALL if small else _FEW_BITS
+def _are_few(analysis: Analysis, step: float) -> bool:
+    """Whether bits at a step are so few, of all weights or of many, that the tables do not tell what they are."""
+    elements = analysis.matrix.rows * analysis.matrix.columns
+    if analysis.symbol_bits(step) / elements < (_FEW_BITS_OF_SMALL if elements <= _SMALL else _FEW_BITS):
+        return True
+    return analysis.share_below(_SMALL_BITS, step) > _SMALL_SHARE
 
 
 def _is_pruned(analysis: Analysis) -> bool:

@@ -24,6 +24,7 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.pipeline import Pipeline
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.rounding import Rounding
 from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
@@ -111,8 +112,15 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     raised = replace(survey.levelled(analysis, choice.name), matrix=matrix)
     step = multiplier_for_error(raised, wish.nrmse) * raised.unit
     sample = None if shaping.feedback else Sample.of(analysis, raised, states, step)
+    return coded_with(replace(choice, analysis=raised, sample=sample), states)
+
+
+def coded_with(choice: Choice, states: int) -> Choice:
+    """What is expected of a choice when it is coded with a trellis of so many states."""
+    if not isinstance(choice.analysis, Analysis):
+        return choice
     more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
-    return replace(choice, analysis=raised.corrected(1.0, more), sample=sample)
+    return replace(choice, analysis=choice.analysis.corrected(1.0, more))
 
 
 def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Choice | None:
@@ -122,6 +130,7 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     plain = survey.plain(shaping)
     if plain is None:
         return None
+    plain = replace(plain, rounding=Rounding.of(matrix))
     if wish.structure_only:
         return _prepare_structure(matrix, plain, wish)
     names = [wish.transform]

@@ -139,7 +139,8 @@ class Planner:
 
     def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
         """Choose structure and transform."""
-        return tensor_codec.prepare(matrix, shaping, wish)
+        choice = tensor_codec.prepare(matrix, shaping, wish)
+        return choice and tensor_codec.coded_with(choice, self.settings.states)
 
     def by_layer(self) -> dict[str, list[Plan]]:
         """The plans of every layer, in the order of the checkpoint."""

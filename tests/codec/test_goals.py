@@ -14,9 +14,10 @@ from rbe_cli.codec import rate_control
 from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
-from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, OwnGoal
+from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, OwnGoal, multiplier_for_error
 from rbe_cli.codec.scale_field import ZERO
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import Choice, coded_with
 from rbe_cli.codec.trellis_codec import Encoding
 
 ELEMENTS = 1000
@@ -95,6 +96,26 @@ def test_a_goal_out_of_reach_is_none(unit: Analysis) -> None:
     assert passes <= 2 * MAX_PASSES
 
 
+@pytest.mark.parametrize("nrmse", [0.9, 0.1, 1e-2, 1e-3, 1e-5, 1e-7])
+def test_the_multiplier_for_an_error_gives_that_error(nrmse: float, unit: Analysis) -> None:
+    multiplier = multiplier_for_error(unit, nrmse)
+    assert math.sqrt(unit.expected_error(multiplier * unit.unit)) == pytest.approx(nrmse)
+
+
+@pytest.mark.parametrize("states", [16, 64, 128])
+@pytest.mark.parametrize("nrmse", [0.05, 0.01, 1e-3])
+def test_one_pass_meets_an_error(nrmse: float, states: int) -> None:
+    """The tables know what a trellis of so many states makes of Gaussian weights."""
+    matrix = scaled(0.1)
+    analysis = analyse(matrix)
+    assert analysis is not None
+    expected = coded_with(Choice(analysis), states).analysis
+    multiplier = OwnGoal(expected, matrix.rows * matrix.columns, "nrmse", nrmse).first()
+    with ThreadPoolExecutor(1) as pool:
+        result = Encoding(analysis, multiplier * analysis.unit, states, pool).result()
+    assert nrmse * (1 - TOLERANCE) <= math.sqrt(result.squared_error / analysis.energy) <= nrmse
+
+
 def scaled(spread: float) -> Matrix:
     rng = np.random.default_rng(5)
     w = rng.standard_normal((300, 256)) * np.exp2(spread * rng.standard_normal((300, 1)))
@@ -162,9 +183,9 @@ def test_a_crossing_is_what_halving_finds(root: float, kind: str) -> None:
             "infinite": math.inf if to_go > 0.1 else to_go,
         }[kind]
 
-    found = rate_control._crossing(excess)
+    low, high = rate_control._FINEST, rate_control._COARSEST
+    found = rate_control._crossing(excess, low, high, rate_control._FIRST)
     assert seen <= (20 if kind in ("straight", "curved") and -24 < root < 6 else 90)
-    low, high = rate_control._LOG_RANGE
     for _ in range(rate_control._BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(2.0**middle) > 0 else (low, middle)
