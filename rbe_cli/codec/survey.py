@@ -204,8 +204,11 @@ class SampleSurvey:
 
     @cached_property
     def _blocks(self) -> _Sample:
-        """Rows of blocks, enough to see through a blockwise transform."""
-        return _sampled(self._matrix, max(self._few.rows.size, _BLOCKS * self._wish.block), self._wish.block)
+        """Rows of blocks, enough to see through a blockwise transform; more where it is asked for whatever it gains."""
+        rows = max(self._few.rows.size, _BLOCKS * self._wish.block)
+        if self._wish.transform != "auto":
+            rows = max(rows, _SKETCH // self._matrix.columns)
+        return _sampled(self._matrix, rows, self._wish.block)
 
     @cached_property
     def _blocks_scale(self) -> float:
@@ -255,7 +258,7 @@ class SampleSurvey:
         n = self._matrix.columns
         if not may_have_basis(self._matrix.rows, n):
             return None
-        if self._many.matrix.rows < 2 * n:
+        if self._many.share < 1 and self._many.matrix.rows < 2 * n:
             # Too few to tell a basis from: one that is asked for all the same is made. `auto` has no use for it.
             return (
                 WholeSurvey(self._matrix, self._wish).through("klt", shaping) if self._wish.transform == "klt" else None
