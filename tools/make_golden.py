@@ -361,7 +361,7 @@ def _escapes(base: int) -> EncodedTensor:
 
 def _with_low_rank(kind: str, pool: ThreadPoolExecutor) -> EncodedTensor:
     """Low rank and a transform in one tensor."""
-    part = fit_low_rank(Matrix(low_rank(48, 40, 2, 106).astype(np.float32).view(np.uint8).ravel(), "F32", 48, 40))
+    part = fit_low_rank(Matrix.of(low_rank(48, 40, 2, 106).astype(np.float32)), 0.05)
     assert part is not None
     head, *streams = _trellis(smooth(48, 40, 121), pool, kind)
     p = Parameters.unpack(head, 48 * 40)

@@ -131,14 +131,23 @@ class Components:
     size: float
     values: NDArray[np.float64]
 
+    @property
+    def part(self) -> float:
+        """Part of the energy of the scaled matrix that they have."""
+        return float((self.factors.values[: self.rank] ** 2).sum()) / self.factors.energy
+
 
 def may_have_factors(rms: float) -> bool:
     """Whether factors of a matrix, and their sums of squares, stay inside float32."""
     return 1 / _FAR < rms < _FAR
 
 
-def find_components(matrix: Matrix, share: float = 1.0, real: type[np.floating] = np.float64) -> Components | None:
-    """Find them; None if none saves any, or there can be none (see `may_have_factors`).
+def find_components(
+    matrix: Matrix, nrmse: float, share: float = 1.0, real: type[np.floating] = np.float64
+) -> Components | None:
+    """Find them, for a residual that is coded to a relative error of about `nrmse`.
+
+    None if none saves any bits, or there can be none (see `may_have_factors`).
 
     With a `share` below 1 the matrix is so much of a tensor's rows.
 
@@ -161,16 +170,17 @@ def find_components(matrix: Matrix, share: float = 1.0, real: type[np.floating] 
     count = most if _is_long(m, n) else min(_FEW, most)
     while True:
         factors = Factors(scaled, count, *scales, real)
-        best = _best_rank(factors, m, n, share)
+        best = _best_rank(factors, m, n, share, nrmse)
         if best is None or best.rank <= _NEARLY * count or count == most:
             break
         count = min(2 * count, most)
-    if best is not None and share == 1 and float((factors.values[: best.rank] ** 2).sum()) > _MUCH * factors.energy:
-        # The scales of the weights then say little of those of what is left. A forecast is as near without.
+    if best is not None and share == 1 and _MUCH < best.part < 1 - nrmse**2:
+        # The scales of the weights then say little of those of what is left, if that is coded at all. A forecast is as
+        # near without.
         scales = factors.scales_left(scaled, best.rank)
         del scaled
         factors = Factors(_divided(matrix, *scales), factors.values.size, *scales, real)
-        best = _best_rank(factors, m, n, share)
+        best = _best_rank(factors, m, n, share, nrmse)
     return best
 
 
@@ -283,30 +293,35 @@ def _random_basis(n: int, width: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((n, width), np.float32)
 
 
-def _best_rank(factors: Factors, m: int, n: int, share: float) -> Components | None:
-    """Rank and factor step of least rate, the residual coded at a fine step; None if no rank saves any.
+def _best_rank(factors: Factors, m: int, n: int, share: float, nrmse: float) -> Components | None:
+    """Rank and factor step of least cost under a residual; None if no rank saves any.
 
     What the factors' rounding adds to what is left costs bits there; so, by `decode_cost`, does time.
     """
     m = round(m / share)
     values, family, energy = factors.values / math.sqrt(share), tables.family(0), factors.energy / share
-    left = energy - np.cumsum(values**2)
-    useful = left > energy * 1e-12
-    values, left = values[useful], left[useful]
-    if not values.size:
-        return None
+    left = np.maximum(energy - np.cumsum(values**2), 0.0)
     ranks = np.arange(1.0, values.size + 1)
     time = decode_cost(ranks, ranks * (m + n) / (m * n)) / metrics.DB_PER_BIT * m * n
-    steps = math.sqrt(left[-1] / (m * n * STEP_POWER)) * np.exp2(np.arange(-_STEP_RANGE, _STEP_RANGE + 1) / 8)
+    step = nrmse * math.sqrt(energy / (m * n * STEP_POWER))
+    middle = max(math.sqrt(left[-1] / (m * n * STEP_POWER)), step)
+    steps = middle * np.exp2(np.arange(-_STEP_RANGE, _STEP_RANGE + 1) / 8)
     bits, error = np.zeros((steps.size, values.size)), np.zeros((steps.size, values.size))
     for size in (m, n):
         classes = tables.class_of(values / math.sqrt(size) / steps[:, None])
         bits += size * family.bits_at(classes)
         error += size * family.distortion_at(classes) * steps[:, None] ** 2
     bits, error = np.cumsum(bits, axis=1), np.cumsum(error, axis=1)
-    total = m * n / 2 * np.log2((left + error) / energy) + bits + time
+
+    def cost(energy: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Of a residual, in bits: an error is worth what it costs to make it less, at the step."""
+        classes = tables.class_of(np.sqrt(np.maximum(energy, _TINY) / (m * n)) / step)
+        worth = family.distortion_at(classes) / (2 * math.log(2) * STEP_POWER)
+        return np.asarray(m * n * (family.bits_at(classes) + worth))
+
+    total = cost(left + error) + bits + time
     i, k = np.unravel_index(np.argmin(total), total.shape)
-    if total[i, k] >= 0:
+    if total[i, k] >= cost(energy):
         return None
     rank = int(k) + 1
     scaled = m * scales_pay(factors.rows, rank) + n * scales_pay(factors.columns, rank)

@@ -99,9 +99,9 @@ class LowRank:
         return np.add(w, part, out=w if out is None else out)
 
 
-def fit_low_rank(matrix: Matrix) -> LowRank | None:
+def fit_low_rank(matrix: Matrix, nrmse: float) -> LowRank | None:
     """The low-rank part of the components that save most bits of a matrix; see `find_components`."""
-    found = find_components(matrix)
+    found = find_components(matrix, nrmse)
     return take_low_rank(matrix, found) if found else None
 
 

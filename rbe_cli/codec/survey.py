@@ -60,6 +60,8 @@ _BLOCKS = 4
 #: States of the trellis that codes factors to know what they take, where the rest is not known that well either: a
 #: third of the time.
 _QUICK_STATES = 8
+#: Part of the energy above which what low rank leaves is little, and differs from row to row: all are looked at.
+_MOST_ENERGY = 0.5
 #: Elements that are looked at to see whether low rank stands out, at most.
 _SKETCH = 1 << 20
 #: Rows for each column that tell enough of a matrix's singular vectors.
@@ -109,7 +111,7 @@ class WholeSurvey:
         matrix = self._matrix
         if name == "lowrank":
             with whole_matrices.held(4 * matrix.rows * matrix.columns):
-                structure = fit_low_rank(matrix)
+                structure = fit_low_rank(matrix, self._wish.nrmse)
             pipeline = Pipeline.of(structure, "none", 0, 0, matrix.columns) if structure else None
         else:
             pipeline = transform_of(matrix, name, self._wish)
@@ -265,41 +267,45 @@ class SampleSurvey:
             )
         basis = np.linalg.eigh(second_moments(self._many.matrix, np.float32))[1][:, ::-1]
         pipeline = Pipeline(None, KarhunenLoeve(basis, orthonormal=True), Description())
-        return self._through_few("klt", pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
+        return self._through_some("klt", self._few, pipeline, n * n * BASIS_BITS / 8, float(decode_cost(n, 0)), shaping)
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
         with whole_matrices.held(4 * self._many.matrix.rows * n):
-            found = find_components(self._many.matrix, self._many.share, np.float32)
+            found = find_components(self._many.matrix, self._wish.nrmse, self._many.share, np.float32)
         if found is None:
             return None
         time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
-        row_power = None
-        if self._many.share == 1:
-            states = FACTOR_STATES if self.complete else _QUICK_STATES
-            whole, size = take_low_rank(self._many.matrix, found, states), 0.0
-            part = whole.of_rows(self._few.rows)
-            row_power = _power_left(self._many.matrix, whole)
+        if self._many.share < 1:
+            part = imagine_low_rank(self._few.matrix, found, (m, n))
+            return self._through_some(
+                "lowrank", self._few, Pipeline.of(part, "none", 0, 0, n), found.size, time, shaping
+            )
+        part = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
+        if found.part > _MOST_ENERGY:
+            sample, row_power = self._many, None
         else:
-            part, size = imagine_low_rank(self._few.matrix, found, (m, n)), found.size
-        return self._through_few("lowrank", Pipeline.of(part, "none", 0, 0, n), size, time, shaping, row_power)
+            sample, row_power = self._few, _power_left(self._many.matrix, part)
+            part = part.of_rows(sample.rows)
+        return self._through_some("lowrank", sample, Pipeline.of(part, "none", 0, 0, n), 0.0, time, shaping, row_power)
 
-    def _through_few(
+    def _through_some(
         self,
         name: str,
+        sample: _Sample,
         pipeline: Pipeline,
         size: float,
         time: float,
         shaping: Shaping,
         row_power: NDArray[np.float32] | None = None,
     ) -> Look | None:
-        """Of the few rows through a pipeline; so many bytes, about, are of its stored form that was not made.
+        """Of some rows through a pipeline; so many bytes, about, are of its stored form that was not made.
 
-        Most of them are not in the larger sample that told of the pipeline, if all rows are not in both: what fits that
-        one fits no other as well.
+        Most of the few are not in the larger sample that told of the pipeline, if all rows are not in both: what fits
+        that one fits no other as well.
         """
-        with Piped(self._few.matrix, pipeline).held() as piped:
-            analysis = self._analyse(name, piped, self._few, shaping, row_power)
+        with Piped(sample.matrix, pipeline).held() as piped:
+            analysis = self._analyse(name, piped, sample, shaping, row_power)
         return Look(replace(analysis, side_bytes=analysis.side_bytes + size), time) if analysis else None
 
     def _analyse(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.components import leading, stands_out
+from rbe_cli.codec.components import find_components, leading, stands_out
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank import fit_low_rank
 from rbe_cli.codec.noise_shaping import PLAIN
@@ -43,7 +43,7 @@ def test_leading_singular_vectors(shape: tuple[int, int], real: type[np.floating
 def test_no_low_rank_where_factors_may_leave_the_range_of_numbers(scale: float, shape: tuple[int, int]) -> None:
     matrix = matrix_of(mixed(*shape, 2, 20.0) * scale / 5)
     assert not stands_out(matrix)
-    assert fit_low_rank(matrix) is None
+    assert fit_low_rank(matrix, 0.05) is None
     for transform, structure_only, bits in (("auto", False, 4), ("auto", False, 0.5), ("auto", True, 1)):
         choice = prepare(matrix, PLAIN, Wish(transform, 64, 5, 0.1, bits, structure_only))
         assert choice is not None
@@ -66,7 +66,7 @@ def test_components_are_those_of_rows_of_one_scale() -> None:
     """A few loud rows of noise do not take the place of a component that all rows share."""
     w = mixed(512, 64, 2, 1.0)
     w[:16] = 100 * np.random.default_rng(2).standard_normal((16, 64))
-    part = fit_low_rank(matrix_of(w))
+    part = fit_low_rank(matrix_of(w), 0.05)
     assert part is not None
     quiet = w[16:].astype(np.float64)
     left = quiet - part.left[16:].astype(np.float64) @ part.right
@@ -76,7 +76,7 @@ def test_components_are_those_of_rows_of_one_scale() -> None:
 def cost(w: np.ndarray, nrmse: float) -> float:
     """Bytes at an error, of a matrix as `fit_low_rank` takes it apart."""
     matrix = matrix_of(w)
-    plain, part = analyse(matrix), fit_low_rank(matrix)
+    plain, part = analyse(matrix), fit_low_rank(matrix, nrmse)
     assert plain is not None
     assert part is not None
     piped = analyse(Piped(matrix, Pipeline.of(part, "none", 0, 0, matrix.columns)))
@@ -109,6 +109,36 @@ def test_time_to_decode_is_weighed() -> None:
 def test_a_matrix_of_rank_one() -> None:
     """Next to nothing is left."""
     w = np.outer(np.linspace(1, 2, 64), np.linspace(-1, 1, 48)).astype(np.float32)
-    part = fit_low_rank(matrix_of(w + 1e-3 * mixed(64, 48, 1, 0.0)))
+    part = fit_low_rank(matrix_of(w + 1e-3 * mixed(64, 48, 1, 0.0)), 0.05)
     assert part is not None
-    assert part.left @ part.right == pytest.approx(w, abs=0.02)
+    assert part.left @ part.right == pytest.approx(w, abs=0.1)
+
+
+@pytest.mark.parametrize("nrmse", [0.2, 0.01, 1e-3])
+@pytest.mark.parametrize("rank", [1, 16])
+@pytest.mark.parametrize("shape", [(256, 192), (192, 1024), (128, 2048)])
+def test_an_exactly_low_rank_is_found(shape: tuple[int, int], rank: int, nrmse: float) -> None:
+    """As the difference that a low-rank adapter makes, of which nothing but rounding is left."""
+    m, n = shape
+    rng = np.random.default_rng(7)
+    matrix = matrix_of(rng.standard_normal((m, rank)) @ rng.standard_normal((rank, n)) * 1e-2)
+    plain, part = analyse(matrix), fit_low_rank(matrix, nrmse)
+    assert plain is not None
+    assert part is not None
+    assert part.left.shape[1] == rank
+    left = matrix.whole().astype(np.float64) - part.left.astype(np.float64) @ part.right
+    assert (left**2).sum() < 1.5 * nrmse**2 * plain.energy
+    # Few numbers that all weights depend on are worth being more exact.
+    each = np.log2(1 / nrmse) + 0.5 * np.log2(m * n / (rank * (m + n))) + 2
+    assert 8 * len(part.data) < 2000 + rank * (m + n) * each
+
+
+def test_errors_that_are_not_wanted_are_not_paid_for() -> None:
+    """At a coarse step fewer components are worth their bits, and coarser ones, than at a fine one."""
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((400, 40)) * np.exp2(-np.arange(40) / 2) @ rng.standard_normal((40, 300))
+    fine, coarse = (find_components(matrix_of(w), nrmse) for nrmse in (1e-3, 0.1))
+    assert fine is not None
+    assert coarse is not None
+    assert coarse.rank < fine.rank
+    assert coarse.step > 20 * fine.step
