@@ -25,8 +25,7 @@ from rbe_cli.kernels.rans import LANES, OK
 #: Elements per chunk.
 CHUNK = 1 << 18
 #: Elements of a sample that are side by side.
-_RUN = 1 << 9
-_GOLDEN = 0.6180339887498949
+_RUN = 1 << 7
 _STORED, _CONSTANT, _CODED = 0, 1, 2
 _CODED_HEAD = struct.Struct("<HI")
 
@@ -55,8 +54,9 @@ def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:
     if sample >= elements:
         seen = raw[:]
     else:
-        # By the golden ratio: evenly, but in step with nothing that comes back every so many rows.
-        tops = (np.arange(sample // _RUN) * _GOLDEN % 1 * (elements - _RUN)).astype(np.int64)
+        # One somewhere in each of as many equal parts: evenly, but in step with nothing that comes back.
+        runs = sample // _RUN
+        tops = ((np.arange(runs) + np.random.default_rng(0).random(runs)) / runs * (elements - _RUN)).astype(np.int64)
         seen = np.concatenate([raw[top * width : (top + _RUN) * width] for top in tops])
     return sum(_expected_plane_bytes(plane, elements) for plane in planes(seen, dtype))
 

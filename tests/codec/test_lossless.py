@@ -128,3 +128,15 @@ def test_a_short_plane_is_coded_where_that_is_shorter() -> None:
     planes = w.size + 1
     assert 3 * planes < len(chunk) < 3 * planes + 0.6 * w.size
     assert lossless.decode_chunk(chunk, 0, "F32", w.shape).tobytes() == w.tobytes()
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 11])
+@pytest.mark.parametrize("shape", [(338, 346), (700, 512), (300, 1000)])
+def test_a_sample_tells_what_encoding_takes(shape: tuple[int, int], every: int) -> None:
+    """Also where a row in so many is all there is."""
+    w = np.random.default_rng(1).standard_normal(shape).astype(np.float16)
+    w[np.arange(shape[0]) % every != 0] = 0
+    raw = w.view(np.uint8).ravel()
+    taken = sum(map(len, lossless.encode(raw, "F16")))
+    assert lossless.expected_bytes(raw, "F16", raw.size) == pytest.approx(taken, rel=0.01)
+    assert lossless.expected_bytes(raw, "F16", 1 << 16) == pytest.approx(taken, rel=0.02 if every == 1 else 0.15)
