@@ -162,6 +162,10 @@ class Analysis:
         power = float(row_power @ _inverse_power(field.rows)) / 4.0**field.log_sigma0
         return float(power / self.elements.sum() - 1) / (2 * math.log(2))
 
+    def relative_step(self, step: float) -> float:
+        """The root mean square of the steps of all weights at a step, in units of that of the weights."""
+        return step * math.sqrt(float(self.weights.sum()) / self.share / self.energy)
+
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
         error = tables.family(self.family).error_of(self._first_class(step), self.weights) * step * step / self.share

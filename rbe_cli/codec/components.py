@@ -303,7 +303,7 @@ def _best_rank(factors: Factors, m: int, n: int, share: float, nrmse: float) -> 
     left = np.maximum(energy - np.cumsum(values**2), 0.0)
     ranks = np.arange(1.0, values.size + 1)
     time = decode_cost(ranks, ranks * (m + n) / (m * n)) / metrics.DB_PER_BIT * m * n
-    step = nrmse * math.sqrt(energy / (m * n * STEP_POWER))
+    step = family.step_at(nrmse) * math.sqrt(energy / (m * n))
     middle = max(math.sqrt(left[-1] / (m * n * STEP_POWER)), step)
     steps = middle * np.exp2(np.arange(-_STEP_RANGE, _STEP_RANGE + 1) / 8)
     bits, error = np.zeros((steps.size, values.size)), np.zeros((steps.size, values.size))

@@ -9,6 +9,7 @@ about -1/2 as a floored k is. A *family* is the shape of the source the tables w
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cache, cached_property
 from importlib import resources
 from typing import NamedTuple
@@ -132,6 +133,20 @@ class Family:
     def error_of(self, first: float, weights: NDArray[np.float64]) -> float:
         """Squared error of elements of class `first`, first + 1, ..., in squared steps, weighted."""
         return float(forecast.total_of_exponentials(self._log_distortion, 1 / 4, 0.0, first - 1, weights))
+
+    def error_at(self, step: float) -> float:
+        """Relative error of weights that are coded with a step, in units of their scale."""
+        c = class_of(np.array(1 / step))
+        return step * math.sqrt(float(self.distortion_at(c)))
+
+    def step_at(self, error: float) -> float:
+        """Inverse of `error_at`, for errors below 1."""
+        classes = np.arange(1.0, CLASSES + 1)
+        logs = self._log_distortion / 2 - (classes - 15) / 8
+        # Beyond the highest class the error goes by the step.
+        over = max(logs[-1] - math.log2(error), 0.0)
+        c = float(np.interp(-math.log2(error), -logs, classes)) + 8 * over
+        return 1 / sigma_over_step(c)
 
     @cached_property
     def _log_distortion(self) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """One tensor, whole: choose structure and transform, then code what is left; and the way back.
 
 prepare     -> Choice (the analysis of the best pipeline, what it gains, and the runner-up)
+for_size    -> the same where the size is what is asked
 start       -> the encoding of a choice with a step
 open_tensor -> TileDecoder, the weights of any tile
 """
@@ -8,6 +9,7 @@ open_tensor -> TileDecoder, the weights of any tile
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -31,7 +33,7 @@ from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEnco
 from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
-from rbe_cli.codec.wish import FEW_BITS, Wish, cost_of
+from rbe_cli.codec.wish import FEW_BITS, LOOKS, OTHERWISE, Wish, cost_of
 from rbe_cli.errors import Damage
 
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
@@ -113,6 +115,23 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     step = multiplier_for_error(raised, wish.nrmse) * raised.unit
     sample = None if shaping.feedback else Sample.of(analysis, raised, states, step)
     return coded_with(replace(choice, analysis=raised, sample=sample), states)
+
+
+def for_size(choose: Callable[[Wish], Choice | None], wish: Wish, size: float) -> Choice | None:
+    """What is chosen for a tensor that is to take so many bytes: again where these make for other steps than thought.
+
+    Structure saves bytes that go into finer steps, at which more structure may be worth its bytes.
+    """
+    choice = choose(wish)
+    for _ in range(LOOKS - 1):
+        if choice is None or not isinstance(choice.analysis, Analysis):
+            break
+        step = choice.analysis.relative_step(multiplier_for_size([choice.analysis], size) * choice.analysis.unit)
+        if 1 / OTHERWISE < wish.step / step < OTHERWISE:
+            break
+        wish = wish.at_step(step)
+        choice = choose(wish)
+    return choice
 
 
 def coded_with(choice: Choice, states: int) -> Choice:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rbe_cli import metrics
+from rbe_cli.codec import tables
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
@@ -15,6 +16,11 @@ FEW_BITS = 1.0
 #: Below this many bits the trellis coder's forecast is too kind: it keeps this share of the energy it says it will
 #: (0.88 to 0.95 on MiniLM's matrices).
 _KIND_BELOW, _KINDNESS = 0.6, 0.9
+#: How many times finer or coarser steps may turn out than was thought before structures are chosen anew, and how often
+#: they are chosen at most.
+OTHERWISE, LOOKS = 1.4, 5
+#: Relative error to compare pipelines at, at most.
+_MOST_ERROR = 0.98
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,15 @@ class Wish:
     threshold: float = 0.0
     rank: int = MOST_COMPONENTS
 
+    @property
+    def step(self) -> float:
+        """The step with which a matrix of Gaussian weights has the error, in units of their scale."""
+        return tables.family(0).step_at(self.nrmse)
+
+    def at_step(self, step: float) -> Wish:
+        """The same for a step that turned out to be another one."""
+        return replace(self, nrmse=min(tables.family(0).error_at(step), _MOST_ERROR))
+
 
 def cost_of(analysis: Forecast, wish: Wish, elements: int) -> float:
     """What a way of coding so many elements costs, in dB: of size at the wish's error, or of error at the wish's size.
@@ -75,4 +90,4 @@ def reference_error(bits: float | None, nrmse: float | None) -> float:
     """
     if nrmse is not None:
         return nrmse
-    return min(math.exp2(-(bits or 4.0)) * 1.038, 0.98)
+    return min(math.exp2(-(bits or 4.0)) * 1.038, _MOST_ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -137,7 +138,7 @@ def compress_array(
     matrix = Matrix(source.reshape(-1).view(np.uint8), "F32", *source.shape)
     error = reference_error(wanted, None)
     wish = Wish(transform, block, k, error, wanted, structure_only, threshold, rank)
-    choice = tensor_codec.prepare(matrix, PLAIN, wish)
+    choice = tensor_codec.for_size(partial(tensor_codec.prepare, matrix, PLAIN), wish, wanted * source.size / 8)
     if choice is None:
         raise UsageError(f"{name}: holds one number only, or some that are not finite")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,8 @@ def _encode_speed(
     )
     with worker_threads(1) as one:
         started = time.thread_time_ns()
-        choice = tensor_codec.prepare(matrix, settings.shaping(source.name), wish)
+        choose = partial(tensor_codec.prepare, matrix, settings.shaping(source.name))
+        choice = tensor_codec.for_size(choose, wish, size)
         analysed = time.thread_time_ns() - started
         if choice is None:
             return None, None

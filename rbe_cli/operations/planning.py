@@ -17,11 +17,19 @@ from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
-from rbe_cli.codec.rate_control import AtMost, Expected, Forecast, OwnGoal, multiplier_for_error
+from rbe_cli.codec.rate_control import (
+    AIM,
+    AtMost,
+    Expected,
+    Forecast,
+    OwnGoal,
+    multiplier_for_error,
+    multiplier_for_size,
+)
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.trellis_codec import MAX_INDEX
-from rbe_cli.codec.wish import Wish, reference_error
+from rbe_cli.codec.wish import LOOKS, OTHERWISE, Wish, reference_error
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
 from rbe_cli.operations.progress import Progress
@@ -32,6 +40,8 @@ from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
 EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
 #: How near the former comes; and a share of a tensor's bytes that it does not take kept exactly, if nothing is known.
 _NEARLY, _SURELY_LESS = 0.95, 0.6
+#: How many octaves finer or coarser than was thought steps are believed to turn out.
+_MOST_OCTAVES = 20.0
 #: And the share that floats do take then, about.
 _EXACT = 0.85
 
@@ -119,6 +129,7 @@ class Planner:
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
         self._pool = pool
         self._progress = progress
+        self._finer = 1.0
         self._importance = read_importance(settings.importance) if settings.importance else None
         largest = max((info.nbytes for _, info in checkpoint.tensors), default=0)
         make_room(max(largest, self._importance.largest if self._importance else 0))
@@ -128,9 +139,15 @@ class Planner:
         self.plans = [Plan(shard, info, self.settings.tolerance) for shard, info in self.checkpoint.tensors]
         self._find_identical()
         self._progress.phase("analysing", self.elements)
-        # The largest first, so that none is left to one thread while the others have nothing to do.
-        jobs = self.jobs(sorted(self.plans, key=lambda plan: -plan.info.elements))
-        list(self._pool.map(self._analyse_all, jobs))
+        self._analyse_every(self.plans)
+        for _ in range(LOOKS - 1):
+            finer = self._finer_than_thought()
+            if 1 / OTHERWISE < finer < OTHERWISE:
+                break
+            self._finer *= finer
+            again = [plan for plan in self.plans if plan.shares]
+            self._progress.phase("analysing for other steps", sum(plan.info.elements for plan in again))
+            self._analyse_every(again)
         return_freed()
 
     def jobs(self, plans: list[Plan]) -> list[list[Plan]]:
@@ -175,6 +192,29 @@ class Planner:
                     name = first.setdefault(self.raw(plan).sha256(), plan.info.name)
                     plan.same_as = name if name != plan.info.name else ""
 
+    def _finer_than_thought(self) -> float:
+        """How many times finer the steps of tensors that share them are going to be than thought of for a choice.
+
+        What structure saves all of them gets.
+        """
+        budget, sharing = self.budget(), self.sharing()
+        if budget is None or not sharing:
+            return 1.0
+        files = len(self.checkpoint.shards) + len(self.checkpoint.carried)
+        multiplier = multiplier_for_size(sharing, budget * AIM - self.overhead(files))
+        finer = weights = 0.0
+        for plan in self.plans:
+            if plan.shares and isinstance(plan.analysis, Analysis):
+                step = plan.analysis.relative_step(multiplier * plan.analysis.unit)
+                finer += plan.info.elements * math.log2(self._wish(plan).step / step)
+                weights += plan.info.elements
+        return math.exp2(min(max(finer / weights, -_MOST_OCTAVES), _MOST_OCTAVES)) if weights else 1.0
+
+    def _analyse_every(self, plans: list[Plan]) -> None:
+        # The largest first, so that none is left to one thread while the others have nothing to do.
+        jobs = self.jobs(sorted(plans, key=lambda plan: -plan.info.elements))
+        list(self._pool.map(self._analyse_all, jobs))
+
     def _analyse_all(self, plans: list[Plan]) -> None:
         for plan in plans:
             self._analyse(plan)
@@ -193,7 +233,12 @@ class Planner:
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaping = self.settings.shaping(info.name, self._inputs(plan))
-            plan.choice = self.choose(matrix, shaping, self._wish(plan))
+            wish = self._wish(plan)
+            if plan.goal.kind == "bits":
+                size = AIM * plan.goal.value * info.elements / 8
+                plan.choice = tensor_codec.for_size(partial(self.choose, matrix, shaping), wish, size)
+            else:
+                plan.choice = self.choose(matrix, shaping, wish)
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
             else:
@@ -202,7 +247,7 @@ class Planner:
                 self._look_at_exact(plan, plan.choice.analysis)
                 plan.choice.analysis.set_aside()
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
-            plan.analyse_ns = time.thread_time_ns() - started
+            plan.analyse_ns += time.thread_time_ns() - started
         self._progress.advance(info.elements)
 
     def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
@@ -244,10 +289,11 @@ class Planner:
         settings = self.settings
         finer = settings.finer(plan.info.name, plan.info.elements / self.elements) if plan.goal.kind == "shared" else 1
         error = reference_error(bits, nrmse) / finer
-        return Wish(
+        wish = Wish(
             settings.transform, settings.block, settings.k, error, (bits or 4.0) + math.log2(finer),
             settings.structure_only, settings.threshold,
         )  # fmt: skip
+        return wish.at_step(wish.step / self._finer) if plan.goal.kind == "shared" and self._finer != 1 else wish
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
         if not all(np.isfinite(band).all() for _, band in matrix.bands()):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from rbe_cli.errors import CorruptFile, UsageError
+from rbe_cli.layers.encoded import compress_array
 from rbe_cli.operations.settings import Settings
 from tests.forge import edit_chunk
 from tests.synthetic import compress_to, decode_to, folder_bytes, read_tensors
@@ -118,3 +120,25 @@ def test_damaged_side_information(transform: str, source: Path, tmp_path: Path) 
         (tmp_path / "m" / "tall.rbe").write_bytes(original)
         (tmp_path / "m" / "rbe.json").write_bytes(manifest)
     assert refused >= 10
+
+
+@pytest.mark.parametrize("bits", [1.0, 3.0])
+@pytest.mark.parametrize("own", [False, True])
+def test_structure_is_chosen_for_the_error_that_a_size_makes(own: bool, bits: float, tmp_path: Path) -> None:
+    """What structure saves makes steps finer: a size and the error it comes to ask for the same.
+
+    A matrix that is low rank but for a hundredth, of which a size that others would have makes very fine steps.
+    """
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((320, 12)) @ rng.standard_normal((12, 256)) + 0.03 * rng.standard_normal((320, 256))
+    source = tmp_path / "x.safetensors"
+    save_file({"h.0.weight": w.astype(np.float32)}, source)
+    asked: dict[str, Any] = {"lossless": True, "overrides": (f"weight=bits:{bits}",)} if own else {"bits": bits}
+    by_size = compress_to(source, tmp_path / "size", effort=2, **asked).manifest.tensors[0]
+    by_error = compress_to(source, tmp_path / "error", effort=2, nrmse=by_size.nrmse).manifest.tensors[0]
+    assert by_size.choice is not None
+    assert by_size.choice.name == "lowrank"
+    assert by_size.bytes < 1.02 * by_error.bytes
+    if not own:
+        layer = compress_array(w.astype(np.float32), bits=bits, states=16)
+        assert np.sqrt(layer.squared_error) / np.linalg.norm(w) < 1.05 * by_size.nrmse
