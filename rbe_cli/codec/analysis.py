@@ -38,6 +38,8 @@ class Analysis:
         The scale a step is a multiple of: the RMS where error is not shaped, else the geometric mean of sigma / a b.
     factor : float
         Geometric mean of the factors a_i b_j that a step is multiplied with.
+    scale : float
+        Geometric mean of the tensor's scales.
     energy : float
         Sum of squares; `rms` its mean's root.
     largest : float
@@ -60,6 +62,7 @@ class Analysis:
     shaping: Shaping
     unit: float
     factor: float
+    scale: float
     energy: float
     rms: float
     largest: float
@@ -88,11 +91,11 @@ class Analysis:
     def of_tensor(self, plain: Analysis) -> Analysis:
         """The same for a matrix that is a tensor seen through a pipeline.
 
-        Energy, rounding and unit are the tensor's, the last so that the steps of one multiplier have the same geometric
-        mean.
+        Energy, scale, rounding and unit are the tensor's, the last so that the steps of one multiplier have the same
+        geometric mean.
         """
         unit = plain.unit * plain.factor / self.factor
-        return replace(self, unit=unit, energy=plain.energy, rms=plain.rms, rounding=plain.rounding)
+        return replace(self, unit=unit, scale=plain.scale, energy=plain.energy, rms=plain.rms, rounding=plain.rounding)
 
     def _first_class(self, step: float) -> float:
         return 8 * (self.scales.log_sigma0 - math.log2(step)) + 15 + self.first_offset
@@ -126,6 +129,7 @@ class Analysis:
             self,
             unit=self.unit * 2.0 ** (tensor - shaped) if self.shaping.geometric else self.unit,
             factor=self.factor * 2.0**shaped,
+            scale=self.scale * 2.0**tensor,
             first_offset=self.first_offset + 8 * kept,
             weights=self.weights * 4.0**shaped,
         )
@@ -163,8 +167,8 @@ class Analysis:
         return float(power / self.elements.sum() - 1) / (2 * math.log(2))
 
     def relative_step(self, step: float) -> float:
-        """The root mean square of the steps of all weights at a step, in units of that of the weights."""
-        return step * math.sqrt(float(self.weights.sum()) / self.share / self.energy)
+        """Geometric mean of the steps of all weights at a step, in units of that of the tensor's scales."""
+        return step * self.factor / self.scale
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
@@ -222,17 +226,16 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     field, family = _normalise(matrix, field)
     steps = _Steps.of(field, shaping)
     first, elements, weights = steps.spread()
-    unit = rms
-    if shaping.geometric:
-        mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
-        unit = 2.0 ** (field.log_sigma0 + mean_class / 8)
+    mean_class = float((elements * (first + np.arange(elements.size))).sum() / elements.sum())
+    scale = 2.0 ** (field.log_sigma0 + mean_class / 8) * steps.factor
+    unit = scale / steps.factor if shaping.geometric else rms
     size_of = scale_field.axis_bytes if share < 1 else lambda axis: len(scale_field.encode_axis(axis))
     row_axis, column_axis = (size_of(axis) for axis in (field.rows, field.columns))
     axes = row_axis / share + column_axis + sum(map(len, importance_bytes(shaping)))
     tiles = len(grid_of(matrix, shaping)) / share
     side_bytes = SIZE + axes + len(matrix.describe().data) + tiles * 4 * LANES
     return Analysis(
-        matrix, KeptField(field), family, shaping, unit, steps.factor, energy, rms, largest / steps.smallest,
+        matrix, KeptField(field), family, shaping, unit, steps.factor, scale, energy, rms, largest / steps.smallest,
         first, elements, weights, side_bytes, share,
     )  # fmt: skip
 

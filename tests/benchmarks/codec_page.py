@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rbe_cli import __version__
 from rbe_cli.operations.bench_sources import gaussian
 from rbe_cli.operations.machine import machine
 from rbe_cli.operations.settings import DEFAULT_EFFORT, Settings
@@ -127,7 +128,7 @@ def main() -> None:
     page = replace_part(page, "kernels", kernels_table())
     page = replace_part(page, "search", search_table())
     here = ", ".join(f"{name} {value}" for name, value in machine().items())
-    page = replace_part(page, "machine", [f"Measured on {datetime.date.today()}: {here}."])
+    page = replace_part(page, "machine", [f"Measured on {datetime.date.today()}: rbe {__version__}, {here}."])
     PAGE.write_text(page)
 
 

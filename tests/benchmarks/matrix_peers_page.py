@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rbe_cli import metrics
+from rbe_cli import __version__, metrics
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.warm_up import compile_all
 from rbe_cli.container.folder import Folder
@@ -134,8 +134,7 @@ def write(command: str) -> None:
         "# rbe beside other coders of weights",
         "",
         f"Printed by `{command}` (`make bench-peers` installs what it needs) on {datetime.date.today()}: "
-        + ", ".join(f"{name} {value}" for name, value in here.items())
-        + ".",
+        f"rbe {__version__}, " + ", ".join(f"{name} {value}" for name, value in here.items()) + ".",
         "",
         "Weights only, no calibration data. Every matrix goes through the peer's own encoder and decoder; bits are",
         "all bytes its decoder needs, for rbe all bytes of the `.rbe` file, which is asked to be no larger than what",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rbe_cli import __version__
 from rbe_cli.operations.model_quality import Estimate
 from tests.benchmarks.peers import GROUP, PEERS, versions
 
@@ -206,7 +207,7 @@ def _machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    packages = ", ".join(f"{name} {version}" for name, version in {"rbe": __version__, **versions()}.items())
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
 
 

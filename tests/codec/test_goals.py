@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from rbe_cli.codec import rate_control
+from rbe_cli.codec import rate_control, tables
 from rbe_cli.codec.analysis import Analysis, analyse
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
@@ -100,6 +100,35 @@ def test_a_goal_out_of_reach_is_none(unit: Analysis) -> None:
 def test_the_multiplier_for_an_error_gives_that_error(nrmse: float, unit: Analysis) -> None:
     multiplier = multiplier_for_error(unit, nrmse)
     assert math.sqrt(unit.expected_error(multiplier * unit.unit)) == pytest.approx(nrmse)
+
+
+@pytest.mark.parametrize("error", [0.9, 0.5, 0.1, 1e-3, 1e-6])
+def test_the_step_of_an_error_is_that_of_the_error_of_the_step(error: float) -> None:
+    family = tables.family(0)
+    assert family.error_at(family.step_at(error)) == pytest.approx(error)
+
+
+@pytest.mark.parametrize("shaping", [PLAIN, Shaping(8, 8, geometric=True)])
+def test_steps_against_weights(shaping: Shaping) -> None:
+    """So many bits a weight are those of Gaussian weights of one scale, whatever the scales and where steps follow."""
+    family = tables.family(0)
+    for spread in (0.0, 1.0):
+        analysis = analyse(scaled(spread), shaping)
+        assert analysis is not None
+        step = 1e-3 * analysis.unit
+        bits = float(family.bits_at(tables.class_of(np.array(1 / analysis.relative_step(step)))))
+        assert analysis.symbol_bits(step) / analysis.elements.sum() == pytest.approx(bits, abs=0.02)
+
+
+def test_the_share_of_small_weights() -> None:
+    """Those of a third of the rows, whose scale is an eighth of the others'."""
+    w = np.random.default_rng(6).standard_normal((300, 256))
+    w[::3] /= 8
+    analysis = analyse(Matrix.of(w.astype(np.float32)))
+    assert analysis is not None
+    assert analysis.share_below(1.0, 0.8) == pytest.approx(1 / 3)
+    assert analysis.share_below(1.0, 0.01) == 0
+    assert analysis.share_below(1.0, 10.0) == 1
 
 
 @pytest.mark.parametrize("states", [16, 64, 128])
