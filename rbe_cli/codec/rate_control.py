@@ -146,6 +146,11 @@ def _crossing(excess: Callable[[float], float], bottom: float, top: float, first
     return bottom + high * cell
 
 
+def expected_size(analyses: Sequence[Expected], multiplier: float) -> float:
+    """Bytes of the chunks of tensors that share a multiplier."""
+    return sum(analysis.expected_bytes(multiplier * analysis.unit) for analysis in analyses)
+
+
 def multiplier_for_size(analyses: Sequence[Expected], size: float, scale: float = 1.0) -> float:
     """The multiplier with which the forecast size, times `scale`, is `size` bytes.
 
@@ -155,7 +160,7 @@ def multiplier_for_size(analyses: Sequence[Expected], size: float, scale: float 
 
     def excess(m: float) -> float:
         """In bits per weight."""
-        return bits * (scale * sum(a.expected_bytes(m * a.unit) for a in analyses) - size)
+        return bits * (scale * expected_size(analyses, m) - size)
 
     return math.exp2(_crossing(excess, _FINEST, _COARSEST, _FIRST))
 
@@ -348,7 +353,7 @@ class SizeSearch:
         room = self._budget * (1 - self._tolerance / 4) - (size - shares)
         if not shares or room <= 0:
             return False
-        scale = shares / sum(analysis.expected_bytes(tried * analysis.unit) for analysis in self._analyses)
+        scale = shares / expected_size(self._analyses, tried)
         following = multiplier_for_size(self._analyses, room, scale)
         if not self._over < following < self._under:
             # The size is no smooth function where few weights are sent at all: close in from both sides.

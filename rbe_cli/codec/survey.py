@@ -276,18 +276,17 @@ class SampleSurvey:
         if found is None:
             return None
         time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
+        sample, size, row_power = self._few, 0.0, None
         if self._many.share < 1:
-            part = imagine_low_rank(self._few.matrix, found, (m, n))
-            return self._through_some(
-                "lowrank", self._few, Pipeline.of(part, "none", 0, 0, n), found.size, time, shaping
-            )
-        part = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
-        if found.part > _MOST_ENERGY:
-            sample, row_power = self._many, None
+            part, size = imagine_low_rank(sample.matrix, found, (m, n)), found.size
         else:
-            sample, row_power = self._few, _power_left(self._many.matrix, part)
-            part = part.of_rows(sample.rows)
-        return self._through_some("lowrank", sample, Pipeline.of(part, "none", 0, 0, n), 0.0, time, shaping, row_power)
+            part = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
+            if found.part > _MOST_ENERGY:
+                sample = self._many
+            else:
+                row_power = _power_left(self._many.matrix, part)
+                part = part.of_rows(sample.rows)
+        return self._through_some("lowrank", sample, Pipeline.of(part, "none", 0, 0, n), size, time, shaping, row_power)
 
     def _through_some(
         self,

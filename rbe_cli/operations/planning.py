@@ -23,6 +23,7 @@ from rbe_cli.codec.rate_control import (
     Expected,
     Forecast,
     OwnGoal,
+    expected_size,
     multiplier_for_error,
     multiplier_for_size,
 )
@@ -142,7 +143,7 @@ class Planner:
         self._analyse_every(self.plans)
         for _ in range(LOOKS - 1):
             finer = self._finer_than_thought()
-            if 1 / OTHERWISE < finer < OTHERWISE:
+            if finer == 1:
                 break
             self._finer *= finer
             again = [plan for plan in self.plans if plan.shares]
@@ -195,20 +196,25 @@ class Planner:
     def _finer_than_thought(self) -> float:
         """How many times finer the steps of tensors that share them are going to be than thought of for a choice.
 
-        What structure saves all of them gets.
+        What structure saves all of them gets. It is 1 where they are about as thought, by OTHERWISE.
         """
         budget, sharing = self.budget(), self.sharing()
-        if budget is None or not sharing:
-            return 1.0
-        files = len(self.checkpoint.shards) + len(self.checkpoint.carried)
-        multiplier = multiplier_for_size(sharing, budget * AIM - self.overhead(files))
-        finer = weights = 0.0
+        octaves = elements = 0.0
         for plan in self.plans:
             if plan.shares and isinstance(plan.analysis, Analysis):
-                step = plan.analysis.relative_step(multiplier * plan.analysis.unit)
-                finer += plan.info.elements * math.log2(self._wish(plan).step / step)
-                weights += plan.info.elements
-        return math.exp2(min(max(finer / weights, -_MOST_OCTAVES), _MOST_OCTAVES)) if weights else 1.0
+                step = plan.analysis.relative_step(plan.analysis.unit)
+                octaves += plan.info.elements * math.log2(self._wish(plan).step / step)
+                elements += plan.info.elements
+        if budget is None or not elements:
+            return 1.0
+        thought = octaves / elements
+        room = budget * AIM - self.overhead(len(self.checkpoint.shards) + len(self.checkpoint.carried))
+        # The size falls with the multiplier: at both ends it tells whether the multiplier is between them.
+        finest, coarsest = math.exp2(thought) / OTHERWISE, math.exp2(thought) * OTHERWISE
+        if expected_size(sharing, finest) > room >= expected_size(sharing, coarsest):
+            return 1.0
+        finer = thought - math.log2(multiplier_for_size(sharing, room))
+        return math.exp2(min(max(finer, -_MOST_OCTAVES), _MOST_OCTAVES))
 
     def _analyse_every(self, plans: list[Plan]) -> None:
         # The largest first, so that none is left to one thread while the others have nothing to do.
