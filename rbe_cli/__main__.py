@@ -4,12 +4,14 @@ import os
 import sys
 
 from rbe_cli import interrupts
+from rbe_cli.imports import uncollected
 
 
 def main() -> None:
     """Run the command line; Ctrl-C is heeded before it is imported."""
     interrupts.end_at_once()
-    from rbe_cli.cli import main as run
+    with uncollected():
+        from rbe_cli.cli import main as run
 
     try:
         run()

@@ -24,6 +24,7 @@ from rich.progress import (
 
 from rbe_cli.cli.harmless import lines, plain
 from rbe_cli.cli.options import Status
+from rbe_cli.imports import uncollected
 
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.reader import Checkpoint
@@ -131,7 +132,8 @@ def progress_bar(status: Status) -> Iterator[Bar | None]:
 
 def open_source(source: str, revision: str | None, status: Status) -> Checkpoint:
     """Open a checkpoint; if it has to be fetched, with the hub's bars on a terminal, a line in a pipe."""
-    from rbe_cli.checkpoint import source as sources
+    with uncollected():
+        from rbe_cli.checkpoint import source as sources
 
     shown, console = not (status.quiet or status.no_progress), stderr()
     if shown and not console.is_terminal and sources.is_fetched(source, revision):
@@ -160,12 +162,13 @@ def load_kernels(status: Status, coding: bool = True) -> None:
     if not status.quiet:
         message.start()
     try:
-        from rbe_cli.codec.warm_up import compile_all, compile_analysis
+        with uncollected():
+            from rbe_cli.codec.warm_up import compile_all, compile_analysis
 
-        if coding:
-            compile_all()
-        else:
-            compile_analysis()
+            if coding:
+                compile_all()
+            else:
+                compile_analysis()
     finally:
         message.cancel()
     taken = time.perf_counter() - started

@@ -9,6 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rbe_cli.imports import uncollected
+
 
 def add_later(app: typer.Typer, commands: Mapping[str, str]) -> None:
     """Add commands by their names and one line of help; `Later` imports them."""
@@ -18,6 +20,11 @@ def add_later(app: typer.Typer, commands: Mapping[str, str]) -> None:
 
 class _PlainFlags:
     """Help that shows no type, `<bool>`, for options that take no value."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """The options as given; typer imports what reads them."""
+        with uncollected():
+            return super().make_context(*args, **extra)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> Any:
         """The parameters of a command."""
@@ -42,7 +49,8 @@ class Later(_PlainFlags, TyperGroup):
 
 
 def _load(name: str) -> Any:
-    module = import_module(f"rbe_cli.cli.{name}")
+    with uncollected():
+        module = import_module(f"rbe_cli.cli.{name}")
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False)

@@ -75,14 +75,12 @@ def show(console: Console, table: Table, markdown: bool) -> None:
         print(markdown_table(table), file=console.file)
         return
     whole, left_out = table, []
-    for name in _SPARE:
-        if _natural_width(console, table) <= console.width:
-            break
-        if any(column.header == name for column in table.columns):
-            table = _without(table, name)
-            left_out.append(name)
+    spare = [name for name in _SPARE if any(column.header == name for column in table.columns)]
+    while not (fits := _natural_width(console, table) <= console.width) and spare:
+        left_out.append(spare.pop(0))
+        table = _without(table, left_out[-1])
     shown: Table | Text = table
-    if _least_width(console, table) > console.width:
+    if not fits and _least_width(console, table) > console.width:
         shown, left_out = _as_list(whole), []
     if console.is_terminal:
         console.print(shown)
