@@ -28,6 +28,30 @@ FEEDBACK_ROWS = 512
 _COARSE = 15.0
 
 
+class Corrections(NamedTuple):
+    """How many times the symbols and the error of a tensor are what the tables say, at steps where somebody knows.
+
+    In between they go with the logarithm of the step; beyond, they are those of the nearest.
+
+    Attributes
+    ----------
+    octaves, sizes, errors : tuple of float
+        Logarithms of the steps, ascending, and the two factors at each.
+    """
+
+    octaves: tuple[float, ...] = (0.0,)
+    sizes: tuple[float, ...] = (1.0,)
+    errors: tuple[float, ...] = (1.0,)
+
+    def size(self, step: float) -> float:
+        """Of the symbols, at a step."""
+        return float(np.interp(math.log2(step), self.octaves, self.sizes))
+
+    def error(self, step: float) -> float:
+        """Of the squared error, at a step."""
+        return float(np.interp(math.log2(step), self.octaves, self.errors))
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What the encoder knows of a tensor before it has a step.
@@ -54,6 +78,8 @@ class Analysis:
         rows; bytes and errors are forecast for all.
     rounding : Rounding or None
         To the tensor's type, where that is a narrow one.
+    corrections : Corrections
+        Of what the tables say.
     """
 
     matrix: Domain
@@ -72,6 +98,7 @@ class Analysis:
     side_bytes: float
     share: float = 1.0
     rounding: Rounding | None = None
+    corrections: Corrections = Corrections()
 
     @property
     def field(self) -> ScaleField:
@@ -134,13 +161,10 @@ class Analysis:
             weights=self.weights * 4.0**shaped,
         )
 
-    def corrected(self, size: float, error: float) -> Analysis:
-        """The same with so many times the bytes of symbols, and the error, at every step."""
-        return replace(self, elements=self.elements * size, weights=self.weights * error)
-
     def symbol_bits(self, step: float) -> float:
         """Bits of the coded symbols at a step, from what the tables say of Gaussian (or Laplace) weights."""
-        return tables.family(self.family).bits_of(self._first_class(step), self.elements) / self.share
+        bits = tables.family(self.family).bits_of(self._first_class(step), self.elements)
+        return bits * self.corrections.size(step) / self.share
 
     def share_below(self, bits: float, step: float) -> float:
         """Share of the weights that take fewer bits than so many, each, at a step."""
@@ -172,7 +196,8 @@ class Analysis:
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
-        error = tables.family(self.family).error_of(self._first_class(step), self.weights) * step * step / self.share
+        told = tables.family(self.family).error_of(self._first_class(step), self.weights) * step * step
+        error = told * self.corrections.error(step) / self.share
         if self.rounding is None:
             return error
         elements = self.energy / self.rms**2

@@ -136,6 +136,12 @@ class Components:
         """Part of the energy of the scaled matrix that they have."""
         return float((self.factors.values[: self.rank] ** 2).sum()) / self.factors.energy
 
+    def part_left(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Part of the energy of some rows, float32[k, n], that is not theirs: float64[k], 1 for zeros."""
+        scaled = rows * (1 / self.factors.columns).astype(np.float32)
+        taken = power_of(scaled @ self.factors.vectors[:, : self.rank].astype(np.float32), "ij,ij->i", np.float32)
+        return 1 - taken / np.maximum(power_of(scaled, "ij,ij->i", np.float32), _TINY)
+
 
 def may_have_factors(rms: float) -> bool:
     """Whether factors of a matrix, and their sums of squares, stay inside float32."""

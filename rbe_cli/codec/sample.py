@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.analysis import Analysis, Corrections
 from rbe_cli.codec.scale_field import encode_axis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import TILE
@@ -55,7 +55,8 @@ class Sample:
         self._analysis = replace(analysis, matrix=raised.matrix, rounding=None)
         self._raised = raised
         self._states = states
-        self._step = 0.0
+        #: Of every coding: the logarithm of its step, and what size and error were of what the tables say.
+        self._found: list[tuple[float, float, float]] = []
         self._pruned = pruned
 
     @classmethod
@@ -76,13 +77,12 @@ class Sample:
 
     def wants(self, step: float) -> bool:
         """Whether coding the rows at a step would tell more than is known."""
-        if self._step:
-            return abs(math.log2(step / self._step)) > _SAME_STEP
+        if self._found:
+            return min(abs(math.log2(step) - octave) for octave, _, _ in self._found) > _SAME_STEP
         return self._pruned or _are_few(self._raised, step)
 
     def coded(self, step: float) -> Analysis:
-        """What is known of all rows, corrected by what the coder makes of some at a step."""
-        self._step = step
+        """What is known of all rows, corrected by what the coder makes of some at a step, and made at others."""
         # Where these rows are of the same classes as all are at the step.
         own_step = step * math.exp2((self._analysis.first_offset - self._raised.first_offset) / 8)
         (values,) = self._values.arrays()
@@ -95,7 +95,9 @@ class Sample:
         size = bits / (analysis.symbol_bits(own_step) * analysis.share)
         error = result.squared_error / (analysis.expected_error(own_step) * analysis.share)
         scales = (encoding.parameters.row_bytes - len(encode_axis(analysis.field.rows))) / analysis.share
-        return replace(self._raised.corrected(size, error), side_bytes=self._raised.side_bytes + scales)
+        self._found = sorted([*self._found, (math.log2(step), size, error)])
+        corrections = Corrections(*zip(*self._found, strict=True))
+        return replace(self._raised, corrections=corrections, side_bytes=self._raised.side_bytes + scales)
 
 
 def _are_few(analysis: Analysis, step: float) -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
+from rbe_cli.codec import tables
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
-from rbe_cli.codec.components import find_components, stands_out
+from rbe_cli.codec.components import Components, find_components, stands_out
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank import LowRank, fit_low_rank, imagine_low_rank, take_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
@@ -62,6 +63,8 @@ _BLOCKS = 4
 _QUICK_STATES = 8
 #: Part of the energy above which what low rank leaves is little, and differs from row to row: all are looked at.
 _MOST_ENERGY = 0.5
+#: Of the rows that tell of singular vectors every so many tell what these leave of a row.
+_EVERY = 3
 #: Elements that are looked at to see whether low rank stands out, at most.
 _SKETCH = 1 << 20
 #: Rows for each column that tell enough of a matrix's singular vectors.
@@ -195,7 +198,7 @@ class SampleSurvey:
             means = [np.log2(part[part > 0]).mean() if part.any() else math.inf for part in (power, some)]
         else:
             means = [math.log2(part.mean()) if part.any() else math.inf for part in (power, some)]
-        octaves = float(means[0] - means[1]) / 2
+        octaves = float(means[0] - means[1]) / 2 + _flattered(analysis)
         self._octaves[name] = octaves if math.isfinite(octaves) else 0.0
 
     @cached_property
@@ -279,6 +282,7 @@ class SampleSurvey:
         sample, size, row_power = self._few, 0.0, None
         if self._many.share < 1:
             part, size = imagine_low_rank(sample.matrix, found, (m, n)), found.size
+            row_power = self._power_left_of_all(found)
         else:
             part = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
             if found.part > _MOST_ENERGY:
@@ -287,6 +291,18 @@ class SampleSurvey:
                 row_power = _power_left(self._many.matrix, part)
                 part = part.of_rows(sample.rows)
         return self._through_some("lowrank", sample, Pipeline.of(part, "none", 0, 0, n), size, time, shaping, row_power)
+
+    def _power_left_of_all(self, found: Components) -> NDArray[np.float32]:
+        """About the sums of squares of all rows of what components leave, float32[rows].
+
+        Of the few rows and of some of the many they are known; the other rows keep as much as these do on average.
+        """
+        some = slice(None, None, _EVERY)
+        rows, left = self._many.rows[some], found.part_left(self._many.matrix.some(np.arange(self._many.rows.size)[some]))
+        power = self._row_power * np.float32(2 ** np.log2(left).mean())
+        for known, part in ((rows, left), (self._few.rows, found.part_left(self._few.matrix.whole()))):
+            power[known] = self._row_power[known] * part
+        return power
 
     def _through_some(
         self,
@@ -333,6 +349,18 @@ class SampleSurvey:
             unit=analysis.unit if shaping.geometric else rms,
             largest=max(analysis.largest, largest),
         )
+
+
+def _flattered(analysis: Analysis) -> float:
+    """By how many octaves columns' scales that are told from some rows fit these better than all, on average.
+
+    The logarithm of a sample's mean square is low by half its relative variance, (kurtosis - 1) / rows.
+    """
+    if not varies(analysis.field.columns):
+        return 0.0
+    p = tables.FAMILY_EXPONENTS[analysis.family]
+    kurtosis = math.gamma(5 / p) * math.gamma(1 / p) / math.gamma(3 / p) ** 2
+    return (1 - analysis.share) * (kurtosis - 1) / analysis.matrix.rows / (4 * math.log(2))
 
 
 def _most_klt_bits(matrix: Matrix) -> float:

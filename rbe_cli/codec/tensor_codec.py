@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.codec import tables
-from rbe_cli.codec.analysis import Analysis
+from rbe_cli.codec.analysis import Analysis, Corrections
 from rbe_cli.codec.components import may_have_factors
 from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
@@ -139,7 +139,7 @@ def coded_with(choice: Choice, states: int) -> Choice:
     if not isinstance(choice.analysis, Analysis):
         return choice
     more = 10 ** ((_GAPS[states] - _GAPS[tables.STATES]) / 10)
-    return replace(choice, analysis=choice.analysis.corrected(1.0, more))
+    return replace(choice, analysis=replace(choice.analysis, corrections=Corrections(errors=(more,))))
 
 
 def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Choice | None:

@@ -33,7 +33,7 @@ _TOGETHER, _LEAST_TOGETHER, _CUTS = 1 << 21, 1 << 18, 2
 _LAYER = 38
 _SHA256 = "0" * 64
 #: Times samples are coded, at most, until their steps stay where they are.
-_ROUNDS = 3
+_ROUNDS = 6
 #: How far off a forecast of the size may be, relative.
 _UNSURE = 0.02
 
