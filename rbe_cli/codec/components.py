@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,10 @@ _MUCH = 0.25
 _STEP_RANGE = 16
 #: What goes with the factors, about: bytes of headers, and bits of a row's or a column's scale if it has one.
 _SIDE_BYTES, _SCALE_BITS = 205.0, 2.0
-#: Components whose energy is looked at to see whether low rank is worth looking for, and how much more than that of
-#: noise, relative to all, is clear: 0.03 bits per weight.
-_SKETCHED, _CLEARLY = 16, 0.04
+#: Components that are looked at to see what low rank is worth, and rounds of iteration that find them.
+_SKETCHED, _SKETCH_ROUNDS = 16, 2
+#: Least part of an energy that something leaves.
+_LEAST_PART = 1e-6
 _TINY = np.float32(1e-35)
 #: What is added to a Gram matrix that may be singular, of its trace.
 _RIDGE = 1e-10
@@ -109,6 +110,16 @@ def scales_from(power: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp2((eighths - np.round(eighths.mean())) / 8))
 
 
+class _Rank(NamedTuple):
+    """A rank, the step of the factors, the bytes they take, and the parts of the energy that they leave, and add."""
+
+    rank: int
+    step: float
+    size: float
+    left: float
+    added: float
+
+
 @dataclass(frozen=True)
 class Components:
     """The components that save most bits under a residual, at any fine enough step.
@@ -131,6 +142,14 @@ class Components:
     size: float
     values: NDArray[np.float64]
 
+    @classmethod
+    def best(cls, factors: Factors, shape: tuple[int, int], nrmse: float) -> Components | None:
+        """Of the factors of a matrix of this shape, or of some of its rows; None if none saves any bits."""
+        share = factors.rows.size / shape[0]
+        values = factors.values / math.sqrt(share)
+        found = _best_rank(values, factors.energy / share, (factors.rows, factors.columns), shape, nrmse)
+        return found and cls(factors, found.rank, found.step, found.size, values[: found.rank])
+
     @property
     def part(self) -> float:
         """Part of the energy of the scaled matrix that they have."""
@@ -148,20 +167,42 @@ def may_have_factors(rms: float) -> bool:
     return 1 / _FAR < rms < _FAR
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """What a quick look at some rows tells of the components that save most bits.
+
+    Attributes
+    ----------
+    octaves : float
+        By which the scale of what they leave is below that of the matrix, on average: negative.
+    size : float
+        Bytes the factors are going to take.
+    rank : int
+    seen : int
+        So many components were looked at.
+    """
+
+    octaves: float
+    size: float
+    rank: int
+    seen: int
+
+
 def find_components(
-    matrix: Matrix, nrmse: float, share: float = 1.0, real: type[np.floating] = np.float64
+    matrix: Matrix, nrmse: float, of_rows: int = 0, real: type[np.floating] = np.float64
 ) -> Components | None:
     """Find them, for a residual that is coded to a relative error of about `nrmse`.
 
     None if none saves any bits, or there can be none (see `may_have_factors`).
 
-    With a `share` below 1 the matrix is so much of a tensor's rows.
+    The matrix may be some rows of one that has `of_rows`.
 
     Vectors are found in `real` numbers: float32 is half the time, and enough for a forecast.
 
     One copy of it is held in float32, of which the caller has asked `workspace.whole_matrices`.
     """
     m, n = matrix.rows, matrix.columns
+    shape = (of_rows or m, n)
     most = min(_RANK_UNDER_RESIDUAL, min(m, n) // 4)
     if most < 1:
         return None
@@ -176,48 +217,88 @@ def find_components(
     count = most if _is_long(m, n) else min(_FEW, most)
     while True:
         factors = Factors(scaled, count, *scales, real)
-        best = _best_rank(factors, m, n, share, nrmse)
+        best = Components.best(factors, shape, nrmse)
         if best is None or best.rank <= _NEARLY * count or count == most:
             break
         count = min(2 * count, most)
-    if best is not None and share == 1 and _MUCH < best.part < 1 - nrmse**2:
+    if best is not None and shape[0] == m and _MUCH < best.part < 1 - nrmse**2:
         # The scales of the weights then say little of those of what is left, if that is coded at all. A forecast is as
         # near without.
         scales = factors.scales_left(scaled, best.rank)
         del scaled
         factors = Factors(_divided(matrix, *scales), factors.values.size, *scales, real)
-        best = _best_rank(factors, m, n, share, nrmse)
+        best = Components.best(factors, shape, nrmse)
     return best
 
 
-def stands_out(matrix: Matrix) -> bool:
-    """Whether a few components of some rows, brought to one scale, have clearly more energy than those of noise."""
+def sketch_components(matrix: Matrix, nrmse: float, of_rows: int) -> Sketch | None:
+    """What a few components of some rows tell of those of all `of_rows`; None if none saves any bits.
+
+    By two rounds of subspace iteration (Halko et al., SIAM Rev. 53, 2011).
+    """
     m, n = matrix.rows, matrix.columns
     count = min(_SKETCHED, min(m, n) // 4)
     if count < 1:
-        return False
+        return None
     w = matrix.whole()
     with np.errstate(over="ignore"):
         squares = np.square(w)
         row_power = squares @ np.ones(n, np.float32)
     if not may_have_factors(math.sqrt(float(row_power.sum(dtype=np.float64)) / w.size)):
-        return False
+        return None
     rows = 1 / np.sqrt(np.maximum(row_power, _TINY))
     column_power = np.square(rows) @ squares
     columns = 1 / np.sqrt(np.maximum(column_power * n, _TINY))
-    energy = float(column_power @ np.square(columns))
     # The scaled matrix is diag(rows) w diag(columns); what it is multiplied with is scaled instead.
+    powers = np.square(rows) * (squares @ np.square(columns)), column_power * np.square(columns)
+    energy = float(powers[1].sum(dtype=np.float64))
     tall, left, right = (w, rows[:, None], columns[:, None]) if m >= n else (w.T, columns[:, None], rows[:, None])
-    basis = right * _random_basis(tall.shape[1], min(count + _OVERSAMPLING, *tall.shape))
-    basis = right * (tall.T @ (np.square(left) * (tall @ basis)))
+    tall_power, short_power = powers if m >= n else powers[::-1]
+    basis = _random_basis(tall.shape[1], min(count + _OVERSAMPLING, *tall.shape))
+    for _ in range(_SKETCH_ROUNDS):
+        basis = right * (tall.T @ (np.square(left) * (tall @ (right * basis))))
+        # Of the basis made orthonormal by its Cholesky factor: as many small products as a QR has large ones.
+        basis = _orthonormal(basis, np.float32)
     seen = left * (tall @ (right * basis))
-    # Of the basis made orthonormal by its Cholesky factor: as many small products as a QR has large ones.
-    gram, power = (x.T @ x for x in (basis.astype(np.float64), seen.astype(np.float64)))
-    root = _inverse_root(gram)
-    found = np.linalg.eigvalsh(root @ power @ root.T)[-count:]
-    # Of m x n white numbers with a sum of squares of 1, none is above this (Marchenko and Pastur, 1967).
-    edge = (1 / math.sqrt(m) + 1 / math.sqrt(n)) ** 2
-    return float(found.sum()) > (count * edge + _CLEARLY) * energy
+    squares_seen, turns = np.linalg.eigh(seen.astype(np.float64).T @ seen)
+    found, turns = squares_seen[::-1][:count], turns[:, ::-1][:, :count].astype(np.float32)
+    real = _of_more_rows(found, energy, (m, n), of_rows)
+    scales = tuple(scales_from(power.astype(np.float64)) for power in (row_power, column_power))
+    best = _best_rank(np.sqrt(real), energy * of_rows / m, scales, (of_rows, n), nrmse) if real.size else None
+    if best is None:
+        return None
+    kept = turns[:, : best.rank]
+    octaves = math.log2(best.left + best.added) / 2
+    # Rows and columns that keep less than others make the scales of what is left, on average, lower than its energy.
+    for power, taken in (
+        (tall_power, np.square(seen @ kept).sum(axis=1)),
+        (short_power, np.square(basis @ kept) @ found[: best.rank]),
+    ):
+        part = 1 - taken[power > 0] / power[power > 0] + best.added
+        octaves += float(np.log2(np.maximum(part, _LEAST_PART)).mean()) / 2
+    octaves -= math.log2(max(1 - float(found[: best.rank].sum()) / energy, 0.0) + best.added)
+    return Sketch(octaves, best.size, best.rank, count)
+
+
+def _of_more_rows(
+    found: NDArray[np.float64], energy: float, shape: tuple[int, int], of_rows: int
+) -> NDArray[np.float64]:
+    """Squared singular values of a matrix with more rows of the same kind, of those of some rows that are not noise's.
+
+    What noise adds to them is known (Baik and Silverstein, J. Multivariate Anal. 97, 2006).
+    """
+    m, n = shape
+    noise, real = energy / (m * n), found
+    for _ in range(2):
+        real = found[found > noise * (math.sqrt(m) + math.sqrt(n)) ** 2]
+        noise = max(energy - float(real.sum()), _LEAST_PART * energy) / (m * n)
+    if of_rows == m:
+        return real
+    ratio, whole_ratio = n / m, n / of_rows
+    y = real / (m * noise) + 1 - ratio
+    spikes = (y + np.sqrt(np.maximum(y * y - 4 * (y - 1 + ratio), 0))) / 2
+    spikes = spikes[spikes > 1 + math.sqrt(whole_ratio)]
+    return of_rows * noise * (spikes + whole_ratio * spikes / (spikes - 1))
 
 
 def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -299,13 +380,21 @@ def _random_basis(n: int, width: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((n, width), np.float32)
 
 
-def _best_rank(factors: Factors, m: int, n: int, share: float, nrmse: float) -> Components | None:
+def _best_rank(
+    values: NDArray[np.float64],
+    energy: float,
+    scales: tuple[NDArray[np.float64], ...],
+    shape: tuple[int, int],
+    nrmse: float,
+) -> _Rank | None:
     """Rank and factor step of least cost under a residual; None if no rank saves any.
+
+    Of a matrix of this shape and energy with some singular values, of which some rows and all columns have `scales`.
 
     What the factors' rounding adds to what is left costs bits there; so, by `decode_cost`, does time.
     """
-    m = round(m / share)
-    values, family, energy = factors.values / math.sqrt(share), tables.family(0), factors.energy / share
+    m, n = shape
+    family = tables.family(0)
     left = np.maximum(energy - np.cumsum(values**2), 0.0)
     ranks = np.arange(1.0, values.size + 1)
     time = decode_cost(ranks, ranks * (m + n) / (m * n)) / metrics.DB_PER_BIT * m * n
@@ -330,9 +419,9 @@ def _best_rank(factors: Factors, m: int, n: int, share: float, nrmse: float) -> 
     if total[i, k] >= cost(energy):
         return None
     rank = int(k) + 1
-    scaled = m * scales_pay(factors.rows, rank) + n * scales_pay(factors.columns, rank)
+    scaled = sum(size * scales_pay(each, rank) for size, each in zip(shape, scales, strict=True))
     taken = (float(bits[i, k]) + scaled * _SCALE_BITS) / 8 + _SIDE_BYTES
-    return Components(factors, rank, float(steps[i]), taken, values[:rank])
+    return _Rank(rank, float(steps[i]), taken, float(left[k]) / energy, float(error[i, k]) / energy)
 
 
 def scales_pay(scales: NDArray[np.float64], rank: int) -> bool:

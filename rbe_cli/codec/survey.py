@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rbe_cli import metrics
 from rbe_cli.codec import tables
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
-from rbe_cli.codec.components import Components, find_components, stands_out
+from rbe_cli.codec.components import Components, Sketch, find_components, sketch_components
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank import LowRank, fit_low_rank, imagine_low_rank, take_low_rank
 from rbe_cli.codec.noise_shaping import Shaping
@@ -32,7 +32,7 @@ from rbe_cli.codec.pipeline import (
     may_have_basis,
     second_moments,
 )
-from rbe_cli.codec.scale_field import varies
+from rbe_cli.codec.scale_field import KeptField, varies
 from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
 from rbe_cli.codec.source import Description, Domain, Matrix
 from rbe_cli.codec.tiles import LONG_ROW
@@ -65,8 +65,11 @@ _QUICK_STATES = 8
 _MOST_ENERGY = 0.5
 #: Of the rows that tell of singular vectors every so many tell what these leave of a row.
 _EVERY = 3
-#: Elements that are looked at to see whether low rank stands out, at most.
-_SKETCH = 1 << 20
+#: Elements that are sketched to see what low rank may gain, and that are seen through a named blockwise transform.
+_SKETCHED, _MANY_BLOCKS = 1 << 17, 1 << 20
+#: What low rank gains, in dB, up to which a sketch tells it well enough, and the share of the components of the sketch
+#: up to which a rank is believed.
+_SLIGHT, _NEARLY = 0.6, 0.75
 #: Rows for each column that tell enough of a matrix's singular vectors.
 _ROWS_PER_COLUMN = 8
 
@@ -174,6 +177,8 @@ class SampleSurvey:
         self._extent = extent_of(matrix, self._row_power)
         self._few = _sampled(matrix, max(_ROWS, _ELEMENTS // matrix.columns))
         self._octaves: dict[str, float] = {}
+        self._plain: Analysis | None = None
+        self._sketch: Sketch | None = None
 
     @property
     def complete(self) -> bool:
@@ -212,7 +217,7 @@ class SampleSurvey:
         """Rows of blocks, enough to see through a blockwise transform; more where it is asked for whatever it gains."""
         rows = max(self._few.rows.size, _BLOCKS * self._wish.block)
         if self._wish.transform != "auto":
-            rows = max(rows, _SKETCH // self._matrix.columns)
+            rows = max(rows, _MANY_BLOCKS // self._matrix.columns)
         return _sampled(self._matrix, rows, self._wish.block)
 
     @cached_property
@@ -223,15 +228,19 @@ class SampleSurvey:
         """Of the matrix as it is; None if it must be kept exactly."""
         if self._extent is None:
             return None
-        return self._analyse("none", self._few.matrix, self._few, shaping) or analyse(self._matrix, shaping)
+        self._plain = self._analyse("none", self._few.matrix, self._few, shaping)
+        return self._plain or analyse(self._matrix, shaping)
 
     def promising(self, names: Sequence[str]) -> list[str]:
-        """As the encoder finds them, and low rank where it stands out."""
+        """As the encoder finds them, and low rank where a sketch says so."""
         found = promising(self._matrix, names, self._wish)
-        columns = self._matrix.columns
-        rows = max(self._few.rows.size, min(2 * columns, _SKETCH // columns))
-        if "lowrank" in found and not stands_out(_sampled(self._matrix, rows).matrix):
-            found.remove("lowrank")
+        if "lowrank" in found:
+            columns = self._matrix.columns
+            rows = max(self._few.rows.size, min(2 * columns, _SKETCHED // columns))
+            sample = _sampled(self._matrix, rows).matrix
+            self._sketch = sketch_components(sample, self._wish.nrmse, self._matrix.rows)
+            if self._sketch is None:
+                found.remove("lowrank")
         return found
 
     def may_beat(self, name: str, shaping: Shaping, plain: Analysis, price: float) -> bool:
@@ -274,11 +283,13 @@ class SampleSurvey:
 
     def _through_low_rank(self, shaping: Shaping) -> Look | None:
         m, n = self._matrix.rows, self._matrix.columns
+        if self._sketch and self._plain and not self.complete and self._is_slight(self._sketch):
+            return self._with_slight(self._sketch, self._plain)
         with whole_matrices.held(4 * self._many.matrix.rows * n):
-            found = find_components(self._many.matrix, self._wish.nrmse, self._many.share, np.float32)
+            found = find_components(self._many.matrix, self._wish.nrmse, m, np.float32)
         if found is None:
             return None
-        time = float(decode_cost(found.rank, found.rank * (m + n) / (m * n)))
+        time = self._time_of(found.rank)
         sample, size, row_power = self._few, 0.0, None
         if self._many.share < 1:
             part, size = imagine_low_rank(sample.matrix, found, (m, n)), found.size
@@ -292,13 +303,34 @@ class SampleSurvey:
                 part = part.of_rows(sample.rows)
         return self._through_some("lowrank", sample, Pipeline.of(part, "none", 0, 0, n), size, time, shaping, row_power)
 
+    def _time_of(self, rank: int) -> float:
+        """What the time to decode a low rank is worth, in dB."""
+        m, n = self._matrix.rows, self._matrix.columns
+        return float(decode_cost(rank, rank * (m + n) / (m * n)))
+
+    def _is_slight(self, sketch: Sketch) -> bool:
+        """Whether low rank gains so little, by so few components, that the sketch says near enough how much."""
+        gain = -sketch.octaves - 8 * sketch.size / (self._matrix.rows * self._matrix.columns)
+        return metrics.DB_PER_BIT * gain < _SLIGHT and sketch.rank < _NEARLY * sketch.seen
+
+    def _with_slight(self, sketch: Sketch, plain: Analysis) -> Look:
+        """The matrix less a low rank: like itself, of a smaller scale."""
+        self._octaves["lowrank"] = self._octaves["none"]
+        left = Matrix.of(self._few.matrix.whole() * np.float32(2**sketch.octaves))
+        field = replace(plain.field, log_sigma0=plain.field.log_sigma0 + sketch.octaves)
+        size = plain.side_bytes + sketch.size
+        return Look(replace(plain, matrix=left, scales=KeptField(field), side_bytes=size), self._time_of(sketch.rank))
+
     def _power_left_of_all(self, found: Components) -> NDArray[np.float32]:
         """About the sums of squares of all rows of what components leave, float32[rows].
 
         Of the few rows and of some of the many they are known; the other rows keep as much as these do on average.
         """
         some = slice(None, None, _EVERY)
-        rows, left = self._many.rows[some], found.part_left(self._many.matrix.some(np.arange(self._many.rows.size)[some]))
+        rows, left = (
+            self._many.rows[some],
+            found.part_left(self._many.matrix.some(np.arange(self._many.rows.size)[some])),
+        )
         power = self._row_power * np.float32(2 ** np.log2(left).mean())
         for known, part in ((rows, left), (self._few.rows, found.part_left(self._few.matrix.whole()))):
             power[known] = self._row_power[known] * part

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from rbe_cli.codec import rate_control, tables
-from rbe_cli.codec.analysis import Analysis, analyse
+from rbe_cli.codec.analysis import Analysis, Corrections, analyse
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, OwnGoal, multiplier_for_error
@@ -129,6 +129,15 @@ def test_the_share_of_small_weights() -> None:
     assert analysis.share_below(1.0, 0.8) == pytest.approx(1 / 3)
     assert analysis.share_below(1.0, 0.01) == 0
     assert analysis.share_below(1.0, 10.0) == 1
+
+
+def test_corrections_hold_where_they_were_found_and_go_over_into_each_other(unit: Analysis) -> None:
+    corrections = Corrections((-2.0, 0.0), (0.5, 1.5), (3.0, 1.0))
+    corrected = replace(unit, corrections=corrections)
+    for octave, size, error in ((-9, 0.5, 3.0), (-2, 0.5, 3.0), (-1, 1.0, 2.0), (0, 1.5, 1.0), (4, 1.5, 1.0)):
+        step = 2.0**octave
+        assert corrected.symbol_bits(step) == pytest.approx(size * unit.symbol_bits(step))
+        assert corrected.expected_error(step) == pytest.approx(error * unit.expected_error(step))
 
 
 @pytest.mark.parametrize("states", [16, 64, 128])

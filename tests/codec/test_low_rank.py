@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.components import find_components, leading, stands_out
+from rbe_cli.codec.components import find_components, leading, sketch_components
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank import fit_low_rank
 from rbe_cli.codec.noise_shaping import PLAIN
@@ -42,7 +42,7 @@ def test_leading_singular_vectors(shape: tuple[int, int], real: type[np.floating
 @pytest.mark.parametrize("shape", [(300, 200), (1000, 64)])
 def test_no_low_rank_where_factors_may_leave_the_range_of_numbers(scale: float, shape: tuple[int, int]) -> None:
     matrix = matrix_of(mixed(*shape, 2, 20.0) * scale / 5)
-    assert not stands_out(matrix)
+    assert sketch_components(matrix, 0.05, matrix.rows) is None
     assert fit_low_rank(matrix, 0.05) is None
     for transform, structure_only, bits in (("auto", False, 4), ("auto", False, 0.5), ("auto", True, 1)):
         choice = prepare(matrix, PLAIN, Wish(transform, 64, 5, 0.1, bits, structure_only))

@@ -10,7 +10,7 @@ import pytest
 
 from rbe_cli.codec import survey
 from rbe_cli.codec.analysis import Analysis, analyse, extent_of
-from rbe_cli.codec.components import stands_out
+from rbe_cli.codec.components import _of_more_rows, sketch_components
 from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.pipeline import Pipeline, may_have_basis
@@ -177,15 +177,94 @@ def test_steps_of_one_multiplier_have_one_geometric_mean() -> None:
     assert mean_log_step(look.analysis.of_tensor(plain)) == pytest.approx(mean_log_step(plain))
 
 
-def test_low_rank_stands_out_of_noise() -> None:
-    assert not stands_out(matrix_of(white(300, 200)))
-    assert not stands_out(matrix_of(scaled(300, 200)))
-    assert stands_out(matrix_of(low(300, 200)))
-    assert not stands_out(matrix_of(white(3, 3)))
-    assert not stands_out(matrix_of(np.zeros((64, 64))))
+def test_a_sketch_tells_low_rank_from_noise() -> None:
+    assert sketch_components(matrix_of(white(300, 200)), 0.05, 300) is None
+    assert sketch_components(matrix_of(scaled(300, 200)), 0.05, 300) is None
+    found = sketch_components(matrix_of(low(300, 200)), 0.05, 300)
+    assert found is not None
+    assert found.rank == 12
+    assert sketch_components(matrix_of(white(3, 3)), 0.05, 3) is None
+    assert sketch_components(matrix_of(np.zeros((64, 64))), 0.05, 64) is None
     for scale in (1e-17, 9e17):
-        assert not stands_out(matrix_of(scale * white(300, 200) / 5))
-        assert not stands_out(matrix_of(scale * low(300, 200) / 50))
+        assert sketch_components(matrix_of(scale * white(300, 200) / 5), 0.05, 300) is None
+        assert sketch_components(matrix_of(scale * low(300, 200) / 50), 0.05, 300) is None
+
+
+def test_a_sketch_of_rows_and_columns_that_are_zero() -> None:
+    w = low(300, 200)
+    w[::3], w[:, ::4] = 0, 0
+    found = sketch_components(matrix_of(w), 0.05, 300)
+    assert found is not None
+    assert math.isfinite(found.octaves)
+    assert found.octaves < 0
+
+
+@pytest.mark.parametrize("shape", [(600, 400), (400, 600), (1500, 300)])
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_sketch_says_what_low_rank_saves(shape: tuple[int, int], part: int) -> None:
+    """Of all rows, or of every second one of them: little, by few components, as the encoder then finds it."""
+    rng = np.random.default_rng(5)
+    strength = np.geomspace(0.3, 0.1, 6)
+    w = white(*shape) + rng.standard_normal((shape[0], 6)) * strength @ rng.standard_normal((6, shape[1]))
+    w *= np.exp2(rng.standard_normal((shape[0], 1))) * np.exp2(rng.standard_normal(shape[1]))
+    chosen = prepare(matrix_of(w), BALANCED, wish(4))
+    assert chosen is not None
+    assert chosen.name == "lowrank"
+    assert 0.2 < chosen.gain_db < 1.0
+    found = sketch_components(matrix_of(w[::part]), reference_error(4, None), shape[0])
+    assert found is not None
+    saved = 6.02 * (-found.octaves - 8 * found.size / w.size)
+    assert saved == pytest.approx(chosen.gain_db, abs=0.1)
+
+
+@pytest.mark.parametrize("rows", [200, 1000])
+def test_singular_values_of_more_rows(rows: int) -> None:
+    """Components far above noise, some of them hidden in that of few rows."""
+    n, of_rows = 300, 2000
+    rng = np.random.default_rng(9)
+    basis = np.linalg.qr(rng.standard_normal((n, 4)))[0]
+    w = rng.standard_normal((of_rows, n)) + rng.standard_normal((of_rows, 4)) * [8, 4, 3, 0.1] @ basis.T
+    exact = np.linalg.svd(w, compute_uv=False)[:4] ** 2
+    some = np.linalg.svd(w[:rows], compute_uv=False)[:8] ** 2
+    found = _of_more_rows(some, float((w[:rows] ** 2).sum()), (rows, n), of_rows)
+    assert found.size == 3
+    assert found == pytest.approx(exact[:3], rel=0.25)
+    assert _of_more_rows(some, float((w[:rows] ** 2).sum()), (rows, n), rows) == pytest.approx(some[:3])
+
+
+def test_slight_low_rank_is_forecast_by_a_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not looked for."""
+    rng = np.random.default_rng(5)
+    w = white(900, 300) + rng.standard_normal((900, 3)) * 0.25 @ rng.standard_normal((3, 300))
+    w *= np.exp2(rng.standard_normal((900, 1)))
+    matrix = matrix_of(w)
+    chosen = prepare(matrix, BALANCED, wish(4))
+    assert chosen is not None
+    assert 0 < chosen.gain_db < survey._SLIGHT
+    monkeypatch.setattr(survey, "find_components", None)
+    found = estimate(matrix, BALANCED, wish(4), STATES)
+    assert found is not None
+    assert found.name == chosen.name == "lowrank"
+    for multiplier in (0.5, 0.06):
+        with ThreadPoolExecutor(1) as pool:
+            measured = start(chosen, multiplier * chosen.analysis.unit, STATES, pool).result()
+        forecast, step = found.analysis, multiplier * found.analysis.unit
+        assert forecast.expected_bytes(step) == pytest.approx(measured.size, rel=0.02)
+        assert forecast.expected_error(step) == pytest.approx(measured.squared_error, rel=0.06)
+
+
+def test_scales_that_few_rows_tell_flatter_them() -> None:
+    """Raised by what is known of the logarithm of a mean square, the forecast of all rows is not too small."""
+    excess = []
+    for seed in range(24):
+        w = np.random.default_rng(seed).standard_normal((1024, 512)) * np.exp2(np.linspace(-2, 2, 512))
+        whole, sample = analyse(matrix_of(w), BALANCED), SampleSurvey(matrix_of(w), wish(4))
+        plain = sample.plain(BALANCED)
+        assert whole is not None
+        assert plain is not None
+        raised = sample.levelled(plain, "none")
+        excess.append(math.log2(raised.scale / whole.scale))
+    assert abs(float(np.mean(excess))) < 0.003
 
 
 def test_guess_at_a_blockwise_gain() -> None:
