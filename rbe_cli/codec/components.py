@@ -156,10 +156,10 @@ class Components:
         return float((self.factors.values[: self.rank] ** 2).sum()) / self.factors.energy
 
     def part_left(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Part of the energy of some rows, float32[k, n], that is not theirs: float64[k], 1 for zeros."""
+        """Part of the energy of some rows, float32[k, n], that is not theirs: float64[k], above 0, 1 for zeros."""
         scaled = rows * (1 / self.factors.columns).astype(np.float32)
         taken = power_of(scaled @ self.factors.vectors[:, : self.rank].astype(np.float32), "ij,ij->i", np.float32)
-        return 1 - taken / np.maximum(power_of(scaled, "ij,ij->i", np.float32), _TINY)
+        return np.maximum(1 - taken / np.maximum(power_of(scaled, "ij,ij->i", np.float32), _TINY), _LEAST_PART)
 
 
 def may_have_factors(rms: float) -> bool:

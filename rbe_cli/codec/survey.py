@@ -326,14 +326,11 @@ class SampleSurvey:
 
         Of the few rows and of some of the many they are known; the other rows keep as much as these do on average.
         """
-        some = slice(None, None, _EVERY)
-        rows, left = (
-            self._many.rows[some],
-            found.part_left(self._many.matrix.some(np.arange(self._many.rows.size)[some])),
-        )
-        power = self._row_power * np.float32(2 ** np.log2(left).mean())
-        for known, part in ((rows, left), (self._few.rows, found.part_left(self._few.matrix.whole()))):
-            power[known] = self._row_power[known] * part
+        some = np.arange(0, self._many.rows.size, _EVERY)
+        left = found.part_left(self._many.matrix.some(some))
+        power = self._row_power * np.float32(np.exp2(np.log2(left).mean()))
+        for rows, part in ((self._many.rows[some], left), (self._few.rows, found.part_left(self._few.matrix.whole()))):
+            power[rows] = self._row_power[rows] * part
         return power
 
     def _through_some(
