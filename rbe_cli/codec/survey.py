@@ -63,7 +63,7 @@ _BLOCKS = 4
 _QUICK_STATES = 8
 #: Part of the energy above which what low rank leaves is little, and differs from row to row: all are looked at.
 _MOST_ENERGY = 0.5
-#: Of the rows that tell of singular vectors every so many tell what these leave of a row.
+#: Of the runs that tell of singular vectors one of so many tells what these leave of a row.
 _EVERY = 3
 #: Elements that are sketched to see what low rank may gain, and that are seen through a named blockwise transform.
 _SKETCHED, _MANY_BLOCKS = 1 << 17, 1 << 20
@@ -322,15 +322,17 @@ class SampleSurvey:
         return Look(replace(plain, matrix=left, scales=KeptField(field), side_bytes=size), self._time_of(sketch.rank))
 
     def _power_left_of_all(self, found: Components) -> NDArray[np.float32]:
-        """About the sums of squares of all rows of what components leave, float32[rows].
+        """About the sums of squares of all rows of what components of the many leave, float32[rows].
 
-        Of the few rows and of some of the many they are known; the other rows keep as much as these do on average.
+        Of the few rows they are known. The other rows keep as much as some of the many and some between them do, on
+        average: components that are found in all rows fit these worse than the former fit the many, and better than
+        those between.
         """
-        some = np.arange(0, self._many.rows.size, _EVERY)
-        left = found.part_left(self._many.matrix.some(some))
+        runs = self._many.rows.reshape(-1, _LONG_RUN)[::_EVERY]
+        left = found.part_left(self._matrix.some(np.concatenate((runs, runs + _LONG_RUN), axis=1).ravel()))
         power = self._row_power * np.float32(np.exp2(np.log2(left).mean()))
-        for rows, part in ((self._many.rows[some], left), (self._few.rows, found.part_left(self._few.matrix.whole()))):
-            power[rows] = self._row_power[rows] * part
+        few = self._few.rows
+        power[few] = self._row_power[few] * found.part_left(self._few.matrix.whole())
         return power
 
     def _through_some(
