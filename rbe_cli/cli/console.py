@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -156,11 +157,16 @@ def load_kernels(status: Status, coding: bool = True) -> None:
     """
     console = stderr()
     started = time.perf_counter()
-    words = "compiling the kernels, only this first time; it takes up to half a minute ..."
-    message = threading.Timer(_PATIENCE, console.print, [words])
-    message.daemon = True
-    if not status.quiet:
-        message.start()
+
+    def take_time() -> None:
+        # What compiling leaves behind is collected: it would be 100 MB.
+        gc.enable()
+        if not status.quiet:
+            console.print("compiling the kernels, only this first time; it takes up to half a minute ...")
+
+    later = threading.Timer(_PATIENCE, take_time)
+    later.daemon = True
+    later.start()
     try:
         with uncollected():
             from rbe_cli.codec.warm_up import compile_all, compile_analysis
@@ -170,7 +176,7 @@ def load_kernels(status: Status, coding: bool = True) -> None:
             else:
                 compile_analysis()
     finally:
-        message.cancel()
+        later.cancel()
     taken = time.perf_counter() - started
     if not status.quiet and taken > _PATIENCE:
         console.print(f"compiled in {taken:.0f} s")

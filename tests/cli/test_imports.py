@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from rbe_cli.cli import console
+from rbe_cli.cli.options import Status
+from rbe_cli.codec import warm_up
 from rbe_cli.imports import uncollected
 from tests.command_line import ENVIRONMENT
 
@@ -61,6 +65,25 @@ def test_the_collector_is_as_it_was_afterwards() -> None:
 def test_an_error_brings_the_collector_back() -> None:
     with pytest.raises(ImportError), uncollected():
         raise ImportError
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("thawed")
+@pytest.mark.parametrize(("patience", "collected"), [(0.05, True), (60.0, False)])
+def test_what_compiling_leaves_behind_is_collected(
+    patience: float, collected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the first run on a machine that takes so long."""
+    states = []
+
+    def compile_all() -> None:
+        time.sleep(0.2)
+        states.append(gc.isenabled())
+
+    monkeypatch.setattr(console, "_PATIENCE", patience)
+    monkeypatch.setattr(warm_up, "compile_all", compile_all)
+    console.load_kernels(Status(quiet=True))
+    assert states == [collected]
     assert gc.isenabled()
 
 
