@@ -87,28 +87,30 @@ def encode_integers(values, out):
     """Code int32[n]; `out` is uint8 scratch of at least 12 n + 16 bytes. Returns the number of bytes used."""
     coder = _start_encoder()
     probabilities = np.full(_CONTEXTS, _HALF, np.int64)
-    before = 0
+    # As literals each of them would have `_encode_bit` compiled once more.
+    no, yes = np.int64(0), np.int64(1)
+    before = no
     for t in range(values.shape[0]):
         v = np.int64(values[t])
-        nonzero = 1 if v != 0 else 0
+        nonzero = yes if v != 0 else no
         _encode_bit(coder, probabilities, before, nonzero, out)
         if nonzero:
-            _encode_bit(coder, probabilities, 2 + before, 1 if v < 0 else 0, out)
+            _encode_bit(coder, probabilities, 2 + before, yes if v < 0 else no, out)
             rest = abs(v) - 1
             place = 0
             while place < UNARY and place < rest:
-                _encode_bit(coder, probabilities, 4 + place, 1, out)
+                _encode_bit(coder, probabilities, 4 + place, yes, out)
                 place += 1
             if place < UNARY:
-                _encode_bit(coder, probabilities, 4 + place, 0, out)
+                _encode_bit(coder, probabilities, 4 + place, no, out)
             else:
                 rest -= UNARY - 1
                 bits = 0
                 while rest >> (bits + 1) > 0:
                     bits += 1
                 for _ in range(bits):
-                    _encode_bit(coder, probabilities, -1, 1, out)
-                _encode_bit(coder, probabilities, -1, 0, out)
+                    _encode_bit(coder, probabilities, -1, yes, out)
+                _encode_bit(coder, probabilities, -1, no, out)
                 for b in range(bits - 1, -1, -1):
                     _encode_bit(coder, probabilities, -1, (rest >> b) & 1, out)
         before = nonzero
