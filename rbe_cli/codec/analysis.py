@@ -15,7 +15,7 @@ from rbe_cli.codec.geometry import shaped
 from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import SIZE
 from rbe_cli.codec.rounding import Rounding
-from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis, KeptField, ScaleField
+from rbe_cli.codec.scale_field import ZERO, KeptField, ScaleField, inverse_power
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
 from rbe_cli.kernels.field import sum_of_squares, sweep
@@ -187,11 +187,11 @@ class Analysis:
         for Gaussian weights takes log2(e) / 2 bits more for each 1 more.
         """
         field = self.field
-        column_weight = _inverse_power(field.columns)
+        column_weight = inverse_power(field.columns)
         row_power, total = np.zeros(self.matrix.rows), np.zeros(self.matrix.columns)
         for top, band in self.matrix.bands():
             sweep(band, column_weight, row_power[top : top + len(band)], total)
-        power = float(row_power @ _inverse_power(field.rows)) / 4.0**field.log_sigma0
+        power = float(row_power @ inverse_power(field.rows)) / 4.0**field.log_sigma0
         return float(power / self.elements.sum() - 1) / (2 * math.log(2))
 
     def relative_step(self, step: float) -> float:
@@ -269,10 +269,6 @@ def analyse(matrix: Domain, shaping: Shaping = PLAIN, share: float = 1.0) -> Ana
     )  # fmt: skip
 
 
-def _inverse_power(axis: Axis) -> NDArray[np.float64]:
-    return np.where(axis.exponents == ZERO, 0.0, np.exp2(-axis.exponents.clip(-MAX_EXPONENT) / 4))
-
-
 def importance_bytes(shaping: Shaping) -> list[bytes]:
     """Stored form of the axes of importance there are, rows before columns."""
     stored = [scale_field.encode_axis(axis) for axis in (shaping.row_importance, shaping.column_importance) if axis]
@@ -338,7 +334,7 @@ def _normalise(matrix: Domain, field: ScaleField) -> tuple[ScaleField, int]:
         return field, 0
     scaled = matrix.some(rows).astype(np.float64)
     scaled *= np.exp2(-field.rows.exponents[rows] / 8 - field.log_sigma0)[:, None]
-    scaled *= np.sqrt(_inverse_power(field.columns))
+    scaled *= np.sqrt(inverse_power(field.columns))
     live = rows.size * int((field.columns.exponents != ZERO).sum())
     power = float(np.vdot(scaled, scaled)) / max(live, 1)
     if not power > 0:

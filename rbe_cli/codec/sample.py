@@ -7,17 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from rbe_cli.codec import tables
 from rbe_cli.codec.analysis import Analysis, Corrections
-from rbe_cli.codec.scale_field import encode_axis
+from rbe_cli.codec.scale_field import encode_axis, inverse_power
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import TILE
 from rbe_cli.codec.trellis_codec import GROUP, Encoding
 from rbe_cli.codec.workspace import Findings, Inline
 from rbe_cli.kernels.rans import LANES
 
-#: Bits per weight below which the weights' own distribution matters more than the tables know; and for a matrix of
-#: up to so many elements, of which there are too few to be like the tables' (and which takes no time).
-_FEW_BITS, _FEW_BITS_OF_SMALL, _SMALL = 1.6, 2.2, 1 << 16
+#: Bits per weight below which single weights matter more than the tables know; where no table knows their distribution;
+#: and for a matrix of up to so many elements, of which there are too few to be like the tables' (and which takes no
+#: time).
+_FEW_BITS, _FEW_BITS_OF_ODD, _FEW_BITS_OF_SMALL, _SMALL = 0.7, 1.6, 2.2, 1 << 16
+#: How far the mean magnitude, against the root mean square, may be from that of a distribution that is known, relative.
+_LIKE = 0.04
 #: Bits of a weight below which it is coded worse than the tables say if most of those it is coded between are larger,
 #: and the share of such weights from which on that counts.
 _SMALL_BITS, _SMALL_SHARE = 1.0, 0.15
@@ -45,11 +49,11 @@ class Sample:
         The same at the level of all rows.
     states : int
         Of the trellis.
-    pruned : bool
-        Whether many of the weights are zeros.
+    few : float
+        Bits per weight below which coding tells more than the tables.
     """
 
-    def __init__(self, analysis: Analysis, raised: Analysis, states: int, pruned: bool) -> None:
+    def __init__(self, analysis: Analysis, raised: Analysis, states: int, few: float) -> None:
         self._values = Findings(analysis.matrix.some(np.arange(analysis.matrix.rows)))
         # Coded values are compared in float32.
         self._analysis = replace(analysis, matrix=raised.matrix, rounding=None)
@@ -57,17 +61,23 @@ class Sample:
         self._states = states
         #: Of every coding: the logarithm of its step, and what size and error were of what the tables say.
         self._found: list[tuple[float, float, float]] = []
-        self._pruned = pruned
+        self._few = few
 
     @classmethod
     def of(cls, analysis: Analysis, raised: Analysis, states: int, step: float) -> Sample | None:
         """Rows that may be worth keeping: at a step that is not quite known yet they may want to be coded."""
         if analysis.matrix.rows * analysis.matrix.columns > _MOST:
             return None
-        pruned = _is_pruned(analysis)
-        if not pruned and not _are_few(raised, step * 2.0**_MARGIN):
-            return None
-        return cls(analysis, raised, states, pruned)
+        coarse = step * 2.0**_MARGIN
+        if _is_pruned(analysis):
+            few = math.inf
+        elif raised.matrix.rows * raised.matrix.columns <= _SMALL:
+            few = _FEW_BITS_OF_SMALL
+        elif _are_few(raised, coarse, _FEW_BITS_OF_ODD) and _is_odd(analysis):
+            few = _FEW_BITS_OF_ODD
+        else:
+            few = _FEW_BITS
+        return cls(analysis, raised, states, few) if _are_few(raised, coarse, few) else None
 
     def set_aside(self) -> None:
         """Put by what grows with the tensor. Raises RBEError if there is no room for it."""
@@ -79,7 +89,7 @@ class Sample:
         """Whether coding the rows at a step would tell more than is known."""
         if self._found:
             return min(abs(math.log2(step) - octave) for octave, _, _ in self._found) > _SAME_STEP
-        return self._pruned or _are_few(self._raised, step)
+        return _are_few(self._raised, step, self._few)
 
     def coded(self, step: float) -> Analysis:
         """What is known of all rows, corrected by what the coder makes of some at a step, and made at others."""
@@ -100,12 +110,21 @@ class Sample:
         return replace(self._raised, corrections=corrections, side_bytes=self._raised.side_bytes + scales)
 
 
-def _are_few(analysis: Analysis, step: float) -> bool:
+def _are_few(analysis: Analysis, step: float, few: float) -> bool:
     """Whether bits at a step are so few, of all weights or of many, that the tables do not tell what they are."""
-    elements = analysis.matrix.rows * analysis.matrix.columns
-    if analysis.symbol_bits(step) / elements < (_FEW_BITS_OF_SMALL if elements <= _SMALL else _FEW_BITS):
-        return True
-    return analysis.share_below(_SMALL_BITS, step) > _SMALL_SHARE
+    bits = analysis.symbol_bits(step) / (analysis.matrix.rows * analysis.matrix.columns)
+    return bits < few or analysis.share_below(_SMALL_BITS, step) > _SMALL_SHARE
+
+
+def _is_odd(analysis: Analysis) -> bool:
+    """Whether weights, in units of their scales, are like no distribution the tables know."""
+    field, exponent = analysis.field, tables.FAMILY_EXPONENTS[analysis.family]
+    w = analysis.matrix.some(np.arange(analysis.matrix.rows))
+    rows, columns = inverse_power(field.rows), inverse_power(field.columns)
+    square = float(rows @ np.square(w) @ columns) * np.count_nonzero(rows) * np.count_nonzero(columns)
+    mean = float(np.sqrt(rows) @ np.abs(w) @ np.sqrt(columns))
+    known = math.gamma(2 / exponent) / math.sqrt(math.gamma(1 / exponent) * math.gamma(3 / exponent))
+    return bool(square > 0 and abs(mean / math.sqrt(square) / known - 1) > _LIKE)
 
 
 def _is_pruned(analysis: Analysis) -> bool:

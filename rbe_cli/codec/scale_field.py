@@ -128,6 +128,11 @@ def varies(axis: Axis) -> bool:
     return live.size > 0 and bool((live != live[0]).any())
 
 
+def inverse_power(axis: Axis) -> NDArray[np.float64]:
+    """1 over the square of each scale of an axis; 0 for what is all zero."""
+    return np.asarray(np.where(axis.exponents == ZERO, 0.0, np.exp2(-axis.exponents.clip(-MAX_EXPONENT) / 4)))
+
+
 def _rounded(logs: NDArray[np.float64], shift: int, offset: float) -> Axis:
     live = np.isfinite(logs)
     reach = MAX_EXPONENT >> shift

@@ -377,6 +377,16 @@ def test_a_sample_is_coded_where_that_tells_more() -> None:
     assert found.analysis.expected_bytes(step) != pytest.approx(measured.size, rel=0.02)
 
 
+@pytest.mark.parametrize("bits", [0.3, 1.6, 3.0])
+@pytest.mark.parametrize("power", [1, 3])
+def test_the_tables_are_believed_of_weights_they_know(power: int, bits: float) -> None:
+    """Of normal ones until next to nothing is sent; of their cubes not even at a bit more."""
+    matrix = matrix_of(white(1000, 256) ** power)
+    found = estimate(matrix, BALANCED, wish(bits), STATES)
+    assert found is not None
+    assert (found.sample is not None) == (bits < (2.0 if power == 3 else 0.5))
+
+
 def test_no_sample_is_kept_at_many_bits() -> None:
     found = estimate(matrix_of(white(1000, 256)), PLAIN, wish(4.0), STATES)
     assert found is not None
