@@ -255,20 +255,24 @@ def _plot_ways(felt: dict[str, Rows], path: Path) -> None:
         unit = "KL, nats per token" if name == "kl" else "1 - cosine"
         axis.set(title=_SHORT[model], yscale="log", xlabel="bits per weight, every byte counted", ylabel=unit)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=6)
-    _save(figure, path)
+    # One for all, below: inside it would lie on points.
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), fontsize=8, loc="lower center", ncols=5)
+    _save(figure, path, below=0.15)
 
 
 def _plot_peers(axis: Any, known: Rows, figure: str) -> None:
     for marker, name in zip("sDv^<>P", PEERS, strict=True):
         if name in known:
             row = known[name]
-            axis.errorbar(row["bits"], row[figure][0], row[figure][1], marker=marker, linestyle="none", label=name)
+            value, error = row[figure]
+            axis.errorbar(row["bits"], value, error, marker=marker, linestyle="none", color="0.3", label=name)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, below: float = 0.0) -> None:
+    """Write a figure, with a part of its height left free below the axes."""
     import matplotlib.pyplot as plt
 
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, below, 1, 1))
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
