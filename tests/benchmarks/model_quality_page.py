@@ -31,10 +31,10 @@ _HEAD = (
 _INTRO = f"""# What compression does to a language model
 
 One command writes this page and its plot: `make bench-model`. Every figure is measured; +- is the standard error over
-the text. Where the rounding falls is not in it: at a size one percent other a KL is about 5 % more or less, at 2 bits up
-to 10 %. Text: the first {{tokens:,}} of the 65,536 bytes held out of the King James Bible (neither model ever saw them),
-read in windows of 256 that overlap by half, every byte but the first scored once. Tokens are bytes. KL is the mean
-KL(original || compressed). Bytes are those of the whole file or folder, every header counted; SNR is that of all
+the text. Where the rounding falls is not in it: at a size one percent other a KL is about 5 % more or less, at 2 bits
+up to 10 %. Text: the first {{tokens:,}} of the 65,536 bytes held out of the King James Bible (neither model ever saw
+them), read in windows of 256 that overlap by half, every byte but the first scored once. Tokens are bytes. KL is the
+mean KL(original || compressed). Bytes are those of the whole file or folder, every header counted; SNR is that of all
 matrices together.
 
 `rbe` runs with its defaults but for the rate. The peers quantise the same tensors, the two-dimensional ones, embeddings
