@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.components import sketch_components
 from rbe_cli.codec.noise_shaping import Shaping
@@ -41,8 +40,7 @@ def test_a_sketch_of_every_third_row_says_what_low_rank_gains() -> None:
         gain = choice.gain_db if choice.name == "lowrank" else 0.0
         some = Matrix.of(matrix.whole()[:: max(1, tensor.shape[0] // 500)])
         sketch = sketch_components(some, error, tensor.shape[0])
-        told = -sketch.octaves - 8 * sketch.size / tensor.elements if sketch else 0.0
         if gain < 0.6:
-            wrong.append(max(metrics.DB_PER_BIT * told, 0.0) - gain)
+            wrong.append(max(sketch.gain(tensor.elements) if sketch else 0.0, 0.0) - gain)
     assert len(wrong) == 6 * len(LAYERS) - 1
     assert math.sqrt(sum(each**2 for each in wrong) / len(wrong)) < 0.05

@@ -178,14 +178,18 @@ class Sketch:
     size : float
         Bytes the factors are going to take.
     rank : int
-    seen : int
-        So many components were looked at.
+    saw_enough : bool
+        Whether the components that were looked at are clearly more than the rank.
     """
 
     octaves: float
     size: float
     rank: int
-    seen: int
+    saw_enough: bool
+
+    def gain(self, elements: int) -> float:
+        """What low rank gains of a matrix of so many elements, in dB, its time to decode not weighed in."""
+        return metrics.DB_PER_BIT * (-self.octaves - 8 * self.size / elements)
 
 
 def find_components(
@@ -277,7 +281,7 @@ def sketch_components(matrix: Matrix, nrmse: float, of_rows: int) -> Sketch | No
         part = 1 - taken[power > 0] / power[power > 0] + best.added
         octaves += float(np.log2(np.maximum(part, _LEAST_PART)).mean()) / 2
     octaves -= math.log2(max(1 - float(found[: best.rank].sum()) / energy, 0.0) + best.added)
-    return Sketch(octaves, best.size, best.rank, count)
+    return Sketch(octaves, best.size, best.rank, best.rank < _NEARLY * count)
 
 
 def _of_more_rows(

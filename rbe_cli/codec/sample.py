@@ -118,12 +118,12 @@ def _are_few(analysis: Analysis, step: float, few: float) -> bool:
 
 def _is_odd(analysis: Analysis) -> bool:
     """Whether weights, in units of their scales, are like no distribution the tables know."""
-    field, exponent = analysis.field, tables.FAMILY_EXPONENTS[analysis.family]
+    field = analysis.field
     w = analysis.matrix.some(np.arange(analysis.matrix.rows))
     rows, columns = inverse_power(field.rows), inverse_power(field.columns)
     square = float(rows @ np.square(w) @ columns) * np.count_nonzero(rows) * np.count_nonzero(columns)
     mean = float(np.sqrt(rows) @ np.abs(w) @ np.sqrt(columns))
-    known = math.gamma(2 / exponent) / math.sqrt(math.gamma(1 / exponent) * math.gamma(3 / exponent))
+    known = tables.magnitude(analysis.family, 1)
     return bool(square > 0 and abs(mean / math.sqrt(square) / known - 1) > _LIKE)
 
 

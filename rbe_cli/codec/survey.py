@@ -66,10 +66,9 @@ _MOST_ENERGY = 0.5
 #: Of the runs that tell of singular vectors one of so many tells what these leave of a row.
 _EVERY = 3
 #: Elements that are sketched to see what low rank may gain, and that are seen through a named blockwise transform.
-_SKETCHED, _MANY_BLOCKS = 1 << 17, 1 << 20
-#: What low rank gains, in dB, up to which a sketch tells it well enough, and the share of the components of the sketch
-#: up to which a rank is believed.
-_SLIGHT, _NEARLY = 0.6, 0.75
+_SKETCH, _MANY_BLOCKS = 1 << 17, 1 << 20
+#: What low rank gains, in dB, up to which a sketch tells it well enough.
+_SLIGHT = 0.6
 #: Rows for each column that tell enough of a matrix's singular vectors.
 _ROWS_PER_COLUMN = 8
 
@@ -236,7 +235,7 @@ class SampleSurvey:
         found = promising(self._matrix, names, self._wish)
         if "lowrank" in found:
             columns = self._matrix.columns
-            rows = max(self._few.rows.size, min(2 * columns, _SKETCHED // columns))
+            rows = max(self._few.rows.size, min(2 * columns, _SKETCH // columns))
             sample = _sampled(self._matrix, rows).matrix
             self._sketch = sketch_components(sample, self._wish.nrmse, self._matrix.rows)
             if self._sketch is None:
@@ -310,8 +309,7 @@ class SampleSurvey:
 
     def _is_slight(self, sketch: Sketch) -> bool:
         """Whether low rank gains so little, by so few components, that the sketch says near enough how much."""
-        gain = -sketch.octaves - 8 * sketch.size / (self._matrix.rows * self._matrix.columns)
-        return metrics.DB_PER_BIT * gain < _SLIGHT and sketch.rank < _NEARLY * sketch.seen
+        return sketch.gain(self._matrix.rows * self._matrix.columns) < _SLIGHT and sketch.saw_enough
 
     def _with_slight(self, sketch: Sketch, plain: Analysis) -> Look:
         """The matrix less a low rank: like itself, of a smaller scale."""
@@ -389,8 +387,7 @@ def _flattered(analysis: Analysis) -> float:
     """
     if not varies(analysis.field.columns):
         return 0.0
-    p = tables.FAMILY_EXPONENTS[analysis.family]
-    kurtosis = math.gamma(5 / p) * math.gamma(1 / p) / math.gamma(3 / p) ** 2
+    kurtosis = tables.magnitude(analysis.family, 4)
     return (1 - analysis.share) * (kurtosis - 1) / analysis.matrix.rows / (4 * math.log(2))
 
 

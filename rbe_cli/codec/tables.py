@@ -50,6 +50,17 @@ def sigma_over_step(c: float) -> float:
     return float(2.0 ** ((c - 15) / 8))
 
 
+def magnitude(family: int, power: int) -> float:
+    """Mean of |x|^power of the density a family was made for, with a mean square of 1.
+
+    >>> magnitude(0, 4), round(magnitude(2, 4), 6)
+    (3.0, 6.0)
+    """
+    p = FAMILY_EXPONENTS[family]
+    scale = math.sqrt(math.gamma(1 / p) / math.gamma(3 / p))
+    return scale**power * math.gamma((power + 1) / p) / math.gamma(1 / p)
+
+
 def class_of(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of `sigma_over_step`, element by element."""
     return np.asarray(8 * np.log2(ratio) + 15)
