@@ -25,34 +25,26 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.pipeline import (
     BASIS_BITS,
     EIGEN_BYTES,
-    ROWS_PER_KLT_COLUMN,
     Piped,
     Pipeline,
     encode_basis,
     may_have_basis,
     second_moments,
 )
+from rbe_cli.codec.promising import guessed_gain, mean_scale, promising
 from rbe_cli.codec.scale_field import KeptField, varies
 from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
 from rbe_cli.codec.source import Description, Domain, Matrix
-from rbe_cli.codec.tiles import LONG_ROW
-from rbe_cli.codec.transform import Blockwise, KarhunenLoeve
+from rbe_cli.codec.transform import KarhunenLoeve
 from rbe_cli.codec.wish import Wish, cost_of
 from rbe_cli.codec.workspace import whole_matrices
 
-#: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
-_LOW_RANK_ELEMENTS = 1 << 25
-#: Elements of the sample the blockwise transforms are tried on, about.
-_BLOCKWISE_SAMPLE = 1 << 15
-#: Widest matrix that `auto` tries a Karhunen-Loeve basis on: it takes an encoder minutes for one of 4096 columns, and a
-#: decoder so long that it would have to gain 13 dB.
-_KLT_COLUMNS = 1024
 #: Rows for each column from which on a sample says first whether a Karhunen-Loeve basis may be the best; what it says
 #: is good to so many dB.
 _ROWS_TO_SAMPLE, _SAMPLED_WELL = 32, 0.3
-#: A first guess of what a blockwise transform gains is good to so many dB; above its price by so many, it needs no
-#: closer look; made of a sample of the rows, and for any number of bits, it is good to so many.
-_GUESS, _CLEARLY, _GUESS_BY_ROWS = 0.15, 3.0, 2.0
+#: A first guess of what a blockwise transform gains, made of a sample of the rows and for any number of bits, is good
+#: to so many dB.
+_GUESS_BY_ROWS = 2.0
 #: Rows of a sample, at least; its elements, at least and at most; and the rows that are taken side by side. A matrix
 #: that is no larger than a sample may be is read once. Where they are many, more of them are taken side by side.
 _ROWS, _ELEMENTS, _MOST, _RUN, _LONG_RUN = 128, 1 << 16, 1 << 22, 8, 32
@@ -415,75 +407,6 @@ def _power_left(matrix: Matrix, part: LowRank) -> NDArray[np.float32]:
         left = band - part.left[rows] @ part.right
         np.einsum("ij,ij->i", left, left, out=power[rows])
     return power
-
-
-def candidates(matrix: Matrix, shaped: bool) -> list[str]:
-    """What is worth a closer look for a matrix of this shape."""
-    rows, columns = matrix.rows, matrix.columns
-    names = []
-    if min(rows, columns) >= 16 and rows * columns <= _LOW_RANK_ELEMENTS:
-        names.append("lowrank")
-    if shaped or columns > LONG_ROW or min(rows, columns) < 16:
-        return names
-    if columns <= _KLT_COLUMNS and rows >= ROWS_PER_KLT_COLUMN * columns:
-        names.append("klt")
-    return [*names, "dct", "dwt"]
-
-
-def promising(matrix: Matrix, names: Sequence[str], wish: Wish) -> list[str]:
-    """What of `names` is worth a closer look.
-
-    The blockwise transforms are tried on some blocks of the middle first: on most matrices they gain nothing.
-    """
-    blockwise = [name for name in names if name in ("dct", "dwt")]
-    if not blockwise:
-        return list(names)
-    part = _middle(matrix, wish)
-    sample, scale = Matrix.of(part), mean_scale(part)
-    plain: Analysis | None = None
-
-    def gains(name: str) -> bool:
-        nonlocal plain
-        pipeline = Pipeline.of(None, name, wish.block, wish.levels, part.shape[1])
-        # Half the price: a sample may be unlucky.
-        price = pipeline.decode_cost / 2
-        guess = guessed_gain(part, scale, pipeline)
-        if guess < price - _GUESS:
-            return False
-        if price + _CLEARLY < guess < math.inf:
-            return True
-        plain = plain or analyse(sample)
-        if plain is None:
-            return True
-        with Piped(sample, pipeline).held() as piped:
-            other = analyse(piped)
-        elements = part.size
-        return other is None or cost_of(other.of_tensor(plain), wish, elements) + price < cost_of(plain, wish, elements)
-
-    return [name for name in names if name not in blockwise or gains(name)]
-
-
-def _middle(matrix: Matrix, wish: Wish) -> NDArray[np.float32]:
-    """Some blocks of the middle, side by side, that the blockwise transforms are tried on."""
-    top = max(matrix.rows - wish.block, 0) // 2 // wish.block * wish.block
-    band = matrix.band(top, min(top + wish.block, matrix.rows))
-    return np.ascontiguousarray(band[:, : max(_BLOCKWISE_SAMPLE // wish.block, wish.block)])
-
-
-def guessed_gain(part: NDArray[np.float32], scale: float, pipeline: Pipeline) -> float:
-    """About what a blockwise transform gains on some blocks, in dB: the change of their `mean_scale`, now `scale`."""
-    assert isinstance(pipeline.transform, Blockwise)
-    gain = scale - mean_scale(pipeline.transform.roughly(part))
-    return metrics.DB_PER_BIT * gain if math.isfinite(gain) else math.inf
-
-
-def mean_scale(x: NDArray[np.float32]) -> float:
-    """Mean logarithm, in octaves, of the scales of rows and columns."""
-    with np.errstate(all="ignore"):
-        squares = np.square(x)
-        rows = squares @ np.full(x.shape[1], 1 / x.shape[1], np.float32)
-        columns = (1 / rows) @ squares / np.float32(len(x))
-        return float(np.log2(rows).mean() + np.log2(columns).mean()) / 2
 
 
 def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:

@@ -25,12 +25,13 @@ from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRan
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.pipeline import Pipeline
+from rbe_cli.codec.promising import candidates
 from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.rounding import Rounding
 from rbe_cli.codec.sample import Sample
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
-from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey, candidates
+from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.codec.wish import FEW_BITS, LOOKS, OTHERWISE, Wish, cost_of
