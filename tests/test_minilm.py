@@ -36,13 +36,17 @@ LOOSER_AT_2_BITS = 0.15
 LARGE = "embeddings.word_embeddings.weight"
 
 
-@pytest.fixture(scope="module")
-def model() -> Path:
+def model_folder() -> Path:
     """The folder of the checkpoint."""
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    return model_folder()
 
 
 @pytest.fixture(scope="module")

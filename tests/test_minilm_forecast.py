@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import prepare
 from rbe_cli.codec.wish import Wish, reference_error
-from tests.test_minilm import PACKAGE
+from tests.test_minilm import PACKAGE, model_folder
 
 pytestmark = [
     pytest.mark.minilm,
@@ -25,10 +24,7 @@ LAYERS = (0, 2, 5)
 
 def test_a_sketch_of_every_third_row_says_what_low_rank_gains() -> None:
     """To 0.05 dB, root mean square, where that is less than 0.6 dB."""
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None
-    assert spec.origin is not None
-    checkpoint = open_checkpoint(Path(spec.origin).parent / "model" / "model.safetensors")
+    checkpoint = open_checkpoint(model_folder() / "model.safetensors")
     shard, error = checkpoint.shards[0], reference_error(4.0, None)
     wrong = []
     for tensor in shard.tensors:

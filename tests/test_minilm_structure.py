@@ -14,7 +14,7 @@ from rbe_cli.container.folder import Folder
 from tests import naive
 from tests.command_line import Run
 from tests.synthetic import folder_bytes
-from tests.test_minilm import PACKAGE
+from tests.test_minilm import PACKAGE, model_folder
 
 pytestmark = [
     pytest.mark.minilm,
@@ -33,10 +33,7 @@ BLOCK = 128
 
 @pytest.mark.parametrize("name", MATRICES)
 def test_keeps_more_than_the_largest_coefficients(rbe: Run, tmp_path: Path, name: str) -> None:
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None
-    assert spec.origin is not None
-    w = load_file(Path(spec.origin).parent / "model" / "model.safetensors")[name]
+    w = load_file(model_folder() / "model.safetensors")[name]
     save_file({name: w}, tmp_path / "m.safetensors")
     for ratio in MATRICES[name]:
         out = tmp_path / f"{ratio}.rbe"
