@@ -53,7 +53,7 @@ def sigma_over_step(c: float) -> float:
 def magnitude(family: int, power: int) -> float:
     """Mean of |x|^power of the density a family was made for, with a mean square of 1.
 
-    >>> magnitude(0, 4), round(magnitude(2, 4), 6)
+    >>> round(magnitude(0, 4), 6), round(magnitude(2, 4), 6)
     (3.0, 6.0)
     """
     p = FAMILY_EXPONENTS[family]
