@@ -133,7 +133,7 @@ def model(
     caches = [parse_size(size, "--cache") for size in cache or []]
     for name in filter(None, [*paths, reference]):
         fetch(name, status)
-    load_kernels(status)
+    load_kernels(status, "decoding")
     from rbe_cli.layers.model_files import ModelFiles
     from rbe_cli.operations.bench_model import bench_model
     from rbe_cli.operations.bench_models import compare_models, is_encoder

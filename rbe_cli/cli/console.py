@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -150,10 +150,10 @@ def fetch(source: str, status: Status) -> None:
         open_source(source, None, status)
 
 
-def load_kernels(status: Status, coding: bool = True) -> None:
+def load_kernels(status: Status, wanted: Literal["all", "analysis", "decoding"] = "all") -> None:
     """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that.
 
-    Without `coding`, only those that look at weights.
+    What looks at weights, or decodes them, wants half of the kernels, in half of the time.
     """
     console = stderr()
     started = time.perf_counter()
@@ -169,12 +169,9 @@ def load_kernels(status: Status, coding: bool = True) -> None:
     later.start()
     try:
         with uncollected():
-            from rbe_cli.codec.warm_up import compile_all, compile_analysis
+            from rbe_cli.codec import warm_up
 
-            if coding:
-                compile_all()
-            else:
-                compile_analysis()
+            getattr(warm_up, f"compile_{wanted}")()
     finally:
         later.cancel()
     taken = time.perf_counter() - started

@@ -50,7 +50,7 @@ def command(
     settings = Settings(jobs=jobs)
     if out and not out.name.endswith(SUFFIX):
         options.check_folder_name(out, f"decode writes {SUFFIX}: name a folder, or a file that ends in that")
-    load_kernels(status)
+    load_kernels(status, "decoding")
     from rbe_cli.operations.decode import decode
 
     named = path if path.name else path.resolve()

@@ -23,7 +23,7 @@ _SMALL = 1024
 
 def show_profile(checkpoint: Checkpoint, snr: float, threads: int, whole: bool, form: Form, status: Status) -> None:
     """Profile a checkpoint and print it."""
-    load_kernels(status, coding=False)
+    load_kernels(status, "analysis")
     from rbe_cli.operations.profile import profile
 
     with progress_bar(status) as bar:

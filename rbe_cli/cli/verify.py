@@ -48,7 +48,7 @@ def command(
     original = None
     if against is not None:
         original = open_source(against, None, status)
-    load_kernels(status)
+    load_kernels(status, "decoding")
     from rbe_cli.operations.verify import verify
 
     with progress_bar(status) as bar:

@@ -11,5 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Options common to all kernels. No `fastmath`: results must not depend on the compiler's choices.
-JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+#: Options of all kernels. No `fastmath`: results must not depend on the compiler's choices. No wrapper for C, either:
+#: nobody calls them from there, and each would be compiled.
+JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+#: Those of functions with a leading underscore, which other kernels call: no wrapper for Python, which must not call
+#: them. Compiling all kernels takes a sixth less so.
+INNER: dict[str, Any] = {**JIT, "no_cpython_wrapper": True}

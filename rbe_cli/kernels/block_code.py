@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 from rbe_cli.kernels.range_coder import (
     _HALF,
     _decode_bit,
@@ -30,7 +30,7 @@ _SETS = BASIS + 3
 _LONGEST = 30
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _put(coder, probabilities, context_set, value, out):
     """Send an integer >= 0."""
     number = np.int64(value) + 1
@@ -51,7 +51,7 @@ def _put(coder, probabilities, context_set, value, out):
             _encode_bit(coder, probabilities, -1, bit, out)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _get(state, probabilities, context_set, data):
     """Read an integer >= 0, -1 if it is impossibly large; and the decoder's state after it."""
     base = context_set * _SET
@@ -74,7 +74,7 @@ def _get(state, probabilities, context_set, data):
     return number - 1, state
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _get_signed(state, probabilities, context_set, least, data):
     """Read a magnitude of at least `least`, then its sign unless it is 0; whether it fits, the number, the state."""
     v, state = _get(state, probabilities, context_set, data)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 from rbe_cli.kernels.trellis import RATE_REACH, add_compare_select, branch_costs, symbol_of
 
 _NO_PATH = np.float32(1e30)
@@ -39,7 +39,7 @@ def add_fed_back(errors, factor, j, out):
             out[i] += a * ea[i]
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _prepare(values, first, factor, outer_scale, inner_scale, start, stop, sums, lane, lanes, x):
     """What is to be quantised, in steps, of elements start to stop - 1 of a tile in coding order."""
     width = inner_scale.shape[0]
@@ -57,7 +57,7 @@ def _prepare(values, first, factor, outer_scale, inner_scale, start, stop, sums,
         at += right - left
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _settle(values, first, outer_scale, inner_scale, start, stop, lane, lanes, classes, coded, price, symbols, unions):
     """Write the errors of elements start to stop - 1 of a tile, whose symbols are known, over the weights."""
     width = inner_scale.shape[0]
@@ -73,7 +73,7 @@ def _settle(values, first, outer_scale, inner_scale, start, stop, lane, lanes, c
         values[first + j, i] -= point * (outer_scale[j] * inner_scale[i])
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _search_window(
     x, classes, coded, price, butterflies, back, start, stop, keep, state, metric, advanced, cost,
     decision, higher, symbols, unions,

@@ -7,14 +7,14 @@ import math
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 
 #: What an axis of the scale field is taken to cost beside the entropy of its integers, in bits: by itself, and for
 #: each number in it but one, until it is known how often that comes.
 AXIS_BITS, LEARNING_BITS = 16.0, 10.0
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _added_up(partial):
     """Eight running sums, float64[8], pairwise."""
     return ((partial[0] + partial[1]) + (partial[2] + partial[3])) + (
@@ -178,7 +178,7 @@ def classify(outer_class, inner_class, base, highest, classes):
         classify_line(np.int32(base + outer_class[i]), inner_class, highest, classes[i])
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _divide_line(w, outer, inner_scale, out):
     for j in range(inner_scale.shape[0]):
         step = outer * inner_scale[j]

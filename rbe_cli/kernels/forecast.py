@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _at(values, x, below, above):
     """Of float64[n], at any real x: between two numbers in a straight line, beyond the ends with the slopes given."""
     last = values.shape[0] - 1

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _add_rows(factors, rows, row):
     """Add factors[k] * rows[k] to `row`, k upwards: four at a time, in registers, with the roundings of one by one."""
     last = factors.shape[0] // 4 * 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 
 UNARY = 14
 _BITS = 11
@@ -22,7 +22,7 @@ _TOP = 1 << 24
 _MASK32 = 0xFFFFFFFF
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _encode_bit(coder, probabilities, context, bit, out):
     """coder: int64 [low, range, cache, pending, at]; context < 0 codes an equiprobable bit."""
     if context >= 0:
@@ -43,7 +43,7 @@ def _encode_bit(coder, probabilities, context, bit, out):
         _shift_low(coder, out)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _shift_low(coder, out):
     if coder[0] < 0xFF000000 or coder[0] > _MASK32:
         carry = coder[0] >> 32
@@ -58,7 +58,7 @@ def _shift_low(coder, out):
     coder[0] = (coder[0] << 8) & _MASK32
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _start_encoder():
     """A coder at the beginning of its output: int64 [low, range, cache, pending, at]."""
     coder = np.zeros(5, np.int64)
@@ -67,7 +67,7 @@ def _start_encoder():
     return coder
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _finish_encoder(coder, out):
     """Write out what is pending; returns the number of bytes used."""
     for _ in range(5):
@@ -117,14 +117,14 @@ def encode_integers(values, out):
     return _finish_encoder(coder, out)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _next_byte(code, at, data):
     """The code with a byte more, and where the next one is; past the end every byte is 0."""
     byte = np.uint32(data[at]) if at < np.uint64(data.shape[0]) else np.uint32(0)
     return (code << np.uint32(8)) | byte, at + np.uint64(1)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _start_decoder(data):
     """State of a decoder at the beginning of its input: uint32 code, uint32 range, uint64 bytes read.
 
@@ -136,7 +136,7 @@ def _start_decoder(data):
     return code, np.uint32(_MASK32), at
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _widened(code, width, at, data):
     """The state with the range wide enough for another bit."""
     while width < np.uint32(_TOP):
@@ -145,7 +145,7 @@ def _widened(code, width, at, data):
     return code, width, at
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _decode_bit(state, probabilities, context, data):
     """A bit in a context, and the state after it."""
     code, width, at = state
@@ -159,7 +159,7 @@ def _decode_bit(state, probabilities, context, data):
     return np.int64(one), _widened(code, width, at, data)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _decode_plain(state, data):
     """An equiprobable bit, and the state after it."""
     code, width, at = state

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 from rbe_cli.kernels.lanes import WIDTH, four_symbols, load, store
 
 LANES = 8
@@ -22,7 +22,7 @@ _MASK = np.uint32(4095)
 OK, DAMAGED = 0, 1
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _put(state, start, freq, words, at):
     """Push one symbol; returns the new state and where the stream begins now."""
     full = np.uint64(state) >= (np.uint64(freq) << np.uint64(20))
@@ -32,7 +32,7 @@ def _put(state, start, freq, words, at):
     return np.uint32((state // freq << np.uint32(12)) + state % freq + start), at
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _put_raw(state, value, bits, words, at):
     """Push `bits` (at most 16) raw bits."""
     if np.uint64(state) >= (np.uint64(1) << np.uint64(32 - bits)):
@@ -42,7 +42,7 @@ def _put_raw(state, value, bits, words, at):
     return np.uint32((state << np.uint32(bits)) | np.uint32(value)), at
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _finish(lanes, words, at):
     """Put the lanes' states in front of their words; returns where the stream starts."""
     for lane in range(LANES - 1, -1, -1):
@@ -115,14 +115,14 @@ def encode_tile(n, symbols, classes, unions, coded, start, freq, reach, words):
     return _finish(lanes, words, at)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _word(words, at):
     """The word at a place of the stream; past its end there are zeros, and the caller looks at `at` afterwards."""
     length = np.uint64(words.shape[0])
     return np.uint32(words[at]) if at < length else np.uint32(0)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _refill(x, words, at):
     """Take a word if the state has run low."""
     low = x < _LOW
@@ -130,7 +130,7 @@ def _refill(x, words, at):
     return ((x << np.uint32(16)) | word if low else x), at + np.uint64(low)
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _escape(x, union, reach, words, at):
     """Read a symbol whose magnitude is beyond `reach`."""
     head = np.int64(x & np.uint32(63))
@@ -149,7 +149,7 @@ def _escape(x, union, reach, words, at):
     return (-magnitude - union if head & 1 else magnitude), x, at
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _decode_groups(t, lanes, words, at, classes, coded, step, slots, points, out):
     """Decode LANES symbols at a time from element t on, as long as none is an escape and there are words for all.
 

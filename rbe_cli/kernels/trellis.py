@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rbe_cli.kernels import JIT
+from rbe_cli.kernels import INNER, JIT
 
 #: Symbols beyond +-RATE_REACH share the cost of an escape.
 RATE_REACH = 112
@@ -21,7 +21,7 @@ _NO_PATH = np.float32(1e30)
 FEW_LANES = 8
 
 
-@njit(**JIT)
+@njit(**INNER)
 def _slow_cost(v, k, union, m, base, price):
     """Cost of one symbol k, the slow way: any size, any number of raw bits."""
     index = min(max(k >> m, -RATE_REACH), RATE_REACH) + RATE_REACH

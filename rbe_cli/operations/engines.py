@@ -40,9 +40,9 @@ def warm_up(files: ModelFiles, engine: str) -> None:
 
         empty_model(files)
     if files.folder is not None:
-        from rbe_cli.codec.warm_up import compile_all
+        from rbe_cli.codec.warm_up import compile_decoding
 
-        compile_all()
+        compile_decoding()
     if engine == "numpy":
         from rbe_cli.layers.warm_up import compile_layers
 
