@@ -6,7 +6,9 @@ Fenced blocks, in their order, in an empty folder:
 - `toml`: a file, by the name in its first line, `# NAME.toml`.
 
 And below a comment `<!-- rows of PAGE: REGEX -->` and the head of a table, write the rows of PAGE that match, the first
-of each name: figures are measured in one place.
+of each name: figures are measured in one place. Below `<!-- rates of PAGE, SECTION, column N: REGEX -->` and a head
+such as `| | 4 bits | 3 bits |`, write a row of each name that matches, with what PAGE has in the column N of that
+section's rows `NAME at 4` and `NAME at 3`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(r"^```(console|sh|toml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ROWS = re.compile(r"^(<!-- rows of (\S+): (.*) -->\n(?:\|.*\n){2})((?:\|.*\n)*)", re.MULTILINE)
+_RATES = re.compile(r"^(<!-- rates of (\S+), (.+), column (\d+): (.*) -->\n(\|.*)\n\|.*\n)((?:\|.*\n)*)", re.MULTILINE)
 #: So narrow that tables have no columns of times.
 _WIDTH = "88"
 
@@ -41,7 +44,7 @@ def rendered(page: Path, environment: Mapping[str, str]) -> str:
                 text = "".join(f"{line}\n{_run(line[2:], folder, environment)}" for line in commands)
             return f"```{kind}\n{text}```"
 
-        return _ROWS.sub(_rows, _BLOCK.sub(block, page.read_text()))
+        return _RATES.sub(_rates, _ROWS.sub(_rows, _BLOCK.sub(block, page.read_text())))
 
 
 def _rows(found: re.Match[str]) -> str:
@@ -51,6 +54,18 @@ def _rows(found: re.Match[str]) -> str:
         if re.match(rf"\| {pattern}", line):
             rows.setdefault(line.split("|")[1], line)
     return head + "".join(f"{row}\n" for row in rows.values())
+
+
+def _rates(found: re.Match[str]) -> str:
+    above, page, section, column, pattern, head, _ = found.groups()
+    text = (_ROOT / page).read_text().partition(f"\n### {section}\n")[2].partition("\n#")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    figures = {row[0]: row[int(column) - 1] for row in rows}
+    names = dict.fromkeys(name.rpartition(" at ")[0] for name in figures if re.match(rf"{pattern} at ", name))
+    rates = re.findall(r"([\d.]+) bits", head)
+    return above + "".join(
+        f"| {name} | " + " | ".join(figures[f"{name} at {rate}"] for rate in rates) + " |\n" for name in names
+    )
 
 
 def _run(script: str, folder: str, environment: Mapping[str, str]) -> str:
