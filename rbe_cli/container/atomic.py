@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -144,6 +144,15 @@ def check_free(path: Path, replace: bool) -> None:
         raise RBEError(f"{path}: is not a folder; choose another output with -o")
     if path.exists() and any(path.iterdir()) and not replace:
         raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+
+
+def check_own(folder: Path, own: Callable[[str], bool]) -> None:
+    """Raise RBEError if a folder that is to be replaced holds a file that is not `own`, by its path within it."""
+    for top, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(top) / name
+            if not own(path.relative_to(folder).as_posix()):
+                raise RBEError(f"{path}: --force would remove it, and rbe would not write it again; move it first")
 
 
 def check_file(path: Path, replace: bool) -> None:

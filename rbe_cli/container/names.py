@@ -44,6 +44,15 @@ def file_names(layers: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def is_layer_file(path: str) -> bool:
+    """Whether a path within a compressed folder may be that of a layer file.
+
+    >>> is_layer_file("wte.rbe"), is_layer_file("old/wte.rbe"), is_layer_file("notes.txt")
+    (True, False, False)
+    """
+    return "/" not in path and path.endswith(SUFFIX)
+
+
 def is_tensor_name(name: str) -> bool:
     """Whether a safetensors file can hold a tensor of this name.
 

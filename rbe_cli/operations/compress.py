@@ -15,7 +15,7 @@ from rbe_cli import __version__, metrics
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import rate_control, tensor_codec, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
-from rbe_cli.container.atomic import atomic_folder, check_free
+from rbe_cli.container.atomic import atomic_folder, check_free, check_own
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
@@ -29,7 +29,7 @@ from rbe_cli.container.manifest import (
     SourceFile,
     TensorEntry,
 )
-from rbe_cli.container.names import file_names
+from rbe_cli.container.names import file_names, is_layer_file
 from rbe_cli.container.plain_file import PlainFile, copy
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.operations.journal import Journal
@@ -151,6 +151,7 @@ def _check_output(checkpoint: Checkpoint, out: Path, force: bool) -> None:
             raise RBEError(f"{out}: holds the source; choose another output with -o")
     if force and out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
         raise RBEError(f"{out}: holds something rbe did not write; --force replaces only what `rbe compress` wrote")
+    check_own(out, lambda path: path == NAME or path.startswith(f"{CARRIED}/") or is_layer_file(path))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
-from rbe_cli.container.atomic import atomic_file, atomic_folder, check_file, check_free
+from rbe_cli.container.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.layer_file import LOSSY
-from rbe_cli.container.manifest import NAME, FileEntry, Manifest
-from rbe_cli.container.plain_file import copy
+from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
+from rbe_cli.container.plain_file import PlainFile, copy
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -73,7 +73,7 @@ def decode(
     if one_file and len(manifest.sources) != 1:
         raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
     if isinstance(out, Path):
-        _check_output(folder, out, force)
+        _check_output(folder, manifest, out, force)
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
     opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance)
     job = _Decoding(opened, progress)
@@ -110,18 +110,29 @@ def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO) 
     return [out]
 
 
-def _check_output(folder: Path, out: Path, force: bool) -> None:
+def _check_output(folder: Path, manifest: Manifest, out: Path, force: bool) -> None:
+    """Raise RBEError if `out` is there, unless `force` and it holds nothing but what is written anew."""
     if out.name.endswith(SUFFIX):
         if out.parent.is_dir():
             check_file(out, force)
+            _check_original(manifest.sources[0], out, manifest)
         return
     check_free(out, force)
     if out.resolve() == folder.resolve() or out.resolve() in folder.resolve().parents:
         raise RBEError(f"{out}: holds the compressed folder; choose another output with -o")
-    if force and out.exists() and any(out.iterdir()) and not any(out.rglob(f"*{SUFFIX}")):
-        raise RBEError(f"{out}: holds no checkpoint; --force replaces only what `rbe decode` wrote")
-    if force and (out / NAME).exists():
+    if (out / NAME).exists():
         raise RBEError(f"{out}: holds compressed layers; choose another output with -o")
+    written = {file.path for file in (*manifest.sources, *manifest.carried)}
+    check_own(out, written.__contains__)
+    for source in manifest.sources:
+        _check_original(source, out / source.path, manifest)
+
+
+def _check_original(source: SourceFile, path: Path, manifest: Manifest) -> None:
+    """Raise RBEError if the file at `path` is what was compressed, and would be replaced by less exact weights."""
+    may_be = any(tensor.rmse for tensor in manifest.tensors) and path.is_file() and path.stat().st_size == source.bytes
+    if may_be and PlainFile(path).sha256() == source.sha256:
+        raise RBEError(f"{path}: is the original, which is more exact; choose another output with -o")
 
 
 def _restore(folder: Path, target: Path, entry: FileEntry) -> None:

@@ -152,6 +152,43 @@ def test_force_replaces_only_what_rbe_wrote(rbe: Run, tiny_source: Path, compres
         done.complaint()
 
 
+def test_force_removes_nothing_that_is_not_written_again(
+    rbe: Run, tiny_source: Path, compressed: Path, tmp_path: Path
+) -> None:
+    back = tmp_path / "back"
+    assert rbe("decode", compressed, "-q", "-o", back).code == 0
+    for folder, arguments in (
+        (compressed, ("compress", tiny_source, "--bits", 6)),
+        (back, ("decode", compressed)),
+        (tmp_path / "models", ("decode", compressed)),
+    ):
+        shutil.copytree(back, tmp_path / "models" / "llama", dirs_exist_ok=True)
+        assert rbe(*arguments, "--force", "-q", "-o", folder).code == (1 if folder.name == "models" else 0)
+        for name in ("train.py", "onnx/model.onnx", "sub/wte.rbe"):
+            mine = folder / name
+            mine.parent.mkdir(exist_ok=True)
+            mine.write_text("years of work")
+            before = folder_bytes(folder)
+            done = rbe(*arguments, "--force", "-q", "-o", folder)
+            assert done.code == 1
+            assert "--force would remove it" in done.complaint()
+            assert folder_bytes(folder) == before
+            mine.unlink()
+
+
+def test_the_original_is_not_replaced_by_its_decoded_weights(rbe: Run, tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "model"))
+    before = folder_bytes(source)
+    for bits, code in (("--bits=6", 1), ("--lossless", 0)):
+        assert rbe("compress", source, bits, "--force", "-q", "-o", tmp_path / "m.rbe").code == 0
+        for out in (source, source / "model.safetensors"):
+            done = rbe("decode", tmp_path / "m.rbe", "--force", "-q", "-o", out)
+            assert done.code == code
+            if code:
+                assert "is the original" in done.complaint()
+                assert folder_bytes(source) == before
+
+
 @pytest.mark.parametrize("name", ["x.safetensors", "x.bin", "x.PT", "x.gguf", "x.tar"])
 def test_a_folder_is_not_called_like_a_file(
     name: str, rbe: Run, tiny_source: Path, compressed: Path, tmp_path: Path
