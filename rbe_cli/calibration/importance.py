@@ -85,6 +85,10 @@ class Importance:
         """What the file has, by its own names."""
         return sorted(self._mean_squares)
 
+    def knows(self, name: str) -> bool:
+        """Whether the file has something about the inputs of a weight of this name."""
+        return self._alias(name)[0] in self._mean_squares
+
     def mean_square(self, name: str, shape: tuple[int, ...]) -> tuple[int, NDArray[np.float64]] | None:
         """(axis, float64[n]): mean square of each input of a weight of rows x columns, and their axis in it.
 

@@ -93,6 +93,7 @@ def _open_snapshot(repo_id: str, revision: str | None, folder: Path, weights: Se
     beside = [relative for _, relative in checkpoint.carried]
     kept = set(filter_repo_objects(beside, allow_patterns=_SMALL, ignore_patterns=_IGNORED))
     checkpoint.carried = [(path, relative) for path, relative in checkpoint.carried if relative in kept]
+    checkpoint.left_out = []
     checkpoint.name = repo_id
     checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return checkpoint

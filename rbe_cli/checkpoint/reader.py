@@ -130,12 +130,15 @@ class Checkpoint:
     shards : list of Shard
     carried : list of (Path, str)
         The other files that belong to it, and their paths within it.
+    left_out : list of str
+        Paths of files beside it that are neither: other weights, and what is too large to be carried.
     """
 
     name: str
     shards: list[Shard]
     revision: str | None = None
     carried: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def tensors(self) -> list[tuple[int, TensorInfo]]:
@@ -161,7 +164,7 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
             raise RBEError(f"{path}: {_COMPRESSED}")
         else:
             raise RBEError(f"{path}: no {SUFFIX} files here; rbe reads safetensors checkpoints")
-        checkpoint.carried = _carried(path, {shard.relative for shard in checkpoint.shards})
+        checkpoint.carried, checkpoint.left_out = _others(path, {shard.relative for shard in checkpoint.shards})
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _from_index(path)
         checkpoint.carried = [(path, path.name)]
@@ -250,20 +253,23 @@ def _check_names(checkpoint: Checkpoint) -> None:
             seen[tensor.name] = shard.relative
 
 
-def _carried(folder: Path, shards: set[str]) -> list[tuple[Path, str]]:
-    """The files of a folder that belong to the model and are not weights: configuration, tokenizer, model card.
+def _others(folder: Path, shards: set[str]) -> tuple[list[tuple[Path, str]], list[str]]:
+    """The files of a folder that belong to the model and are not weights (configuration, tokenizer, model card).
 
-    What an earlier `rbe compress` wrote into the folder is not among them.
+    And the paths of those that are left out. What is hidden, or what an earlier `rbe compress` wrote into the folder,
+    is in neither.
     """
-    carried = []
+    carried, left_out = [], []
     compressed = {manifest.parent for manifest in folder.rglob(MANIFEST)}
     for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        if compressed.intersection(path.parents):
+        inside = path.relative_to(folder)
+        relative = inside.as_posix()
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if relative in shards or hidden or compressed.intersection(path.parents) or not path.is_file():
             continue
         weights = path.name.endswith((SUFFIX, *_OTHER_WEIGHTS))
-        if relative in shards or weights or not is_plain(relative) or not path.is_file():
-            continue
-        if path.stat().st_size <= _MAX_CARRIED:
+        if weights or not is_plain(relative) or path.stat().st_size > _MAX_CARRIED:
+            left_out.append(relative)
+        else:
             carried.append((path, relative))
-    return carried
+    return carried, left_out

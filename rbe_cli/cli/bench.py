@@ -17,7 +17,7 @@ from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import Plain, WithDefault
 from rbe_cli.cli.tables import number, size_text
 from rbe_cli.errors import UsageError
-from rbe_cli.operations.budgets import Budget, GroupedBounds, check_bound, judge
+from rbe_cli.operations.budgets import Budget, GroupedBounds, ModelBounds, judge, option_of
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
 
@@ -125,11 +125,8 @@ def model(
 
       rbe bench model plain.rbe calibrated.rbe
     """
-    bounds = budget.bounds()
-    given = {"--max-kl": max_kl, "--max-ppl-ratio": max_ppl_ratio, "--min-top1": min_top1}
-    wanted = {option: bound for option, bound in given.items() if bound is not None}
-    for option, bound in wanted.items():
-        check_bound(option, bound, most=1 if option == "--min-top1" else math.inf)
+    bounds = budget.bounds(model=True)
+    model_bounds = bounds.model.given() | ModelBounds(max_kl, max_ppl_ratio, min_top1).given()
     caches = [parse_size(size, "--cache") for size in cache or []]
     for name in filter(None, [*paths, reference]):
         fetch(name, status)
@@ -142,7 +139,7 @@ def model(
     threads = Settings(jobs=jobs).threads
     path = paths[0]
     if len(paths) > 1 or is_encoder(ModelFiles.open(path), engine):
-        if bounds != budgets.NONE or wanted:
+        if bounds != budgets.NONE or model_bounds:
             raise UsageError("budgets are for one language model at a time")
         with progress_bar(status) as bar:
             original, found = compare_models(
@@ -161,8 +158,8 @@ def model(
             quality_only=quality_only, threads=threads, progress=bar,
         )  # fmt: skip
     quality = done.quality
-    figures = {"--max-kl": quality.kl, "--max-ppl-ratio": quality.perplexity_ratio, "--min-top1": quality.top1}
-    judged += [Budget(option, bound, figures[option].value) for option, bound in wanted.items()]
+    figures = {"max_kl": quality.kl, "max_ppl_ratio": quality.perplexity_ratio, "min_top1": quality.top1}
+    judged += [Budget(option_of(name), bound, figures[name].value) for name, bound in model_bounds.items()]
     if form.as_json:
         tables.print_json(_document(path, done, judged))
     else:
@@ -172,7 +169,7 @@ def model(
 
 def _judge_folder(path: str, bounds: GroupedBounds) -> list[Budget]:
     """The bounds on sizes and errors, of a compressed folder."""
-    if bounds == budgets.NONE:
+    if not (bounds.whole.given() or bounds.groups):
         return []
     from rbe_cli.operations.inspect import inspect
 

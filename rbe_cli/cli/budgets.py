@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import tables
-from rbe_cli.errors import OverBudget
+from rbe_cli.errors import OverBudget, UsageError
 from rbe_cli.operations.budgets import ALL, Bounds, Budget, GroupedBounds, read_bounds
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.sizes import parse_size
@@ -54,11 +54,17 @@ class BudgetOptions:
         Path | None, option("--budget", "FILE.toml", "Bounds for the whole and per tensor pattern.")
     ] = None
 
-    def bounds(self) -> GroupedBounds:
-        """Those on the command line win over the file's bounds on the whole. Raises RBEError, UsageError."""
+    def bounds(self, model: bool = False) -> GroupedBounds:
+        """Those on the command line win over the file's bounds on the whole. Raises RBEError, UsageError.
+
+        Bounds on what a language model does are for the command that measures a `model`.
+        """
         size = None if self.max_size is None else parse_size(self.max_size, "--max-size")
         whole = Bounds(size, self.min_ratio, self.max_bits, self.max_rmse, self.max_nrmse, self.min_snr)
         bounds = NONE if self.budget_file is None else read_bounds(self.budget_file)
+        if bounds.model.given() and not model:
+            names = " and ".join(bounds.model.given())
+            raise UsageError(f"{self.budget_file}: only `rbe bench` measures {names}; keep that in a file of its own")
         return bounds.with_whole(whole)
 
 

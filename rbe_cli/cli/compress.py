@@ -126,12 +126,14 @@ def command(
             "tensors": [tables.tensor_json(t) | {"encode_ns_per_weight": done.encode_ns.get(t.name)} for t in tensors],
             "totals": figures,
             "budget": budgets.as_json(judged),
+            "left_out": checkpoint.left_out,
         }
         tables.print_json(document)
     else:
         console = stderr() if out == STDOUT else stdout()
         if not (status.quiet and out == STDOUT):
             _print(console, done, figures, judged, settings.threads, whole, form.markdown)
+            tables.print_left_out(console, checkpoint.left_out)
             console.print("wrote a tar to stdout" if out == STDOUT else f"wrote {out}")
     budgets.require(judged, f"; {out} is written all the same")
 
@@ -160,6 +162,7 @@ def _dry_run(
             "tensors": [tables.tensor_json(tensor) for tensor in tensors],
             "totals": figures,
             "budget": budgets.as_json(judged),
+            "left_out": checkpoint.left_out,
         }
         tables.print_json(document)
     else:
@@ -168,6 +171,7 @@ def _dry_run(
         tables.print_totals(console, figures)
         if judged:
             tables.show(console, budgets.table(judged), form.markdown)
+        tables.print_left_out(console, checkpoint.left_out)
         console.print(f"a forecast, made in {expected.seconds:.1f} s; nothing was written")
     budgets.require(judged, "; a forecast, nothing was written")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
+#: Files that are named where there may be many.
+_NAMED = 5
 #: Width of a column of names, and what is around it, in a narrow terminal.
 _FOLDED = 12
 #: Columns that a narrow terminal does without, the first first.
@@ -263,3 +265,10 @@ def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
         )
     if figures["carried_bytes"]:
         console.print(f"carried along unchanged: {size_text(figures['carried_bytes'])} of other files")
+
+
+def print_left_out(console: Console, names: Sequence[str]) -> None:
+    """Say which files beside the checkpoint are not in what is written."""
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        console.print(f"left out (other weights, or too large): {harmless.plain(', '.join(names[:_NAMED]))}{more}")

@@ -19,8 +19,8 @@ _KIND_BELOW, _KINDNESS = 0.6, 0.9
 #: How many times finer or coarser steps may turn out than was thought before structures are chosen anew, and how often
 #: they are chosen at most.
 OTHERWISE, LOOKS = 1.4, 5
-#: Relative error to compare pipelines at, at most.
-_MOST_ERROR = 0.98
+#: Relative error to compare pipelines at, at most and at least: that of 64 bits, as many as a weight can have.
+_MOST_ERROR, _LEAST_ERROR = 0.98, 2.0**-64
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,4 @@ def reference_error(bits: float | None, nrmse: float | None) -> float:
     """
     if nrmse is not None:
         return nrmse
-    return min(math.exp2(-(bits or 4.0)) * 1.038, _MOST_ERROR)
+    return min(max(math.exp2(-(bits or 4.0)) * 1.038, _LEAST_ERROR), _MOST_ERROR)

@@ -27,7 +27,27 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Bounds:
+class _Bounds:
+    """Bounds, None where there is none. Raises UsageError for one that is out of range."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            least = -math.inf if name == "min_snr" else 0
+            check_bound(option_of(name), value, least=least, most=1 if name == "min_top1" else math.inf)
+
+    def given(self) -> dict[str, Any]:
+        """The bounds there are, by name."""
+        found = {name: getattr(self, name) for name in self.names()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of all."""
+        return [item.name for item in fields(cls)]
+
+
+@dataclass(frozen=True)
+class Bounds(_Bounds):
     """What a group of tensors must keep; None is no bound.
 
     Attributes
@@ -49,22 +69,33 @@ class Bounds:
     max_nrmse: float | None = None
     min_snr: float | None = None
 
-    def __post_init__(self) -> None:
-        for name, value in self.given().items():
-            check_bound(_option(name), value, least=-math.inf if name == "min_snr" else 0)
 
-    def given(self) -> dict[str, Any]:
-        """The bounds there are, by name."""
-        found = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in found.items() if value is not None}
+@dataclass(frozen=True)
+class ModelBounds(_Bounds):
+    """What a language model must keep of the original's answers, which only `rbe bench` measures.
+
+    Attributes
+    ----------
+    max_kl : float
+        Mean KL divergence from the original, in nats per token.
+    max_ppl_ratio : float
+        Perplexity over the original's.
+    min_top1 : float
+        Part of the tokens, 0 to 1, with the same likeliest token.
+    """
+
+    max_kl: float | None = None
+    max_ppl_ratio: float | None = None
+    min_top1: float | None = None
 
 
 @dataclass(frozen=True)
 class GroupedBounds:
-    """Bounds on the whole, and on groups of tensors by a pattern their names match."""
+    """Bounds on the whole, on groups of tensors by a pattern their names match, and on what the model does."""
 
     whole: Bounds = Bounds()
     groups: tuple[tuple[str, Bounds], ...] = ()
+    model: ModelBounds = ModelBounds()
 
     def check_patterns(self, names: Sequence[str]) -> None:
         """Raise UsageError for a pattern that finds none of the tensors' names."""
@@ -129,12 +160,13 @@ def check_bound(option: str, value: float, least: float = 0, most: float = math.
         raise UsageError(f"{option} must be {within if least > -math.inf else 'a number'}, not {value:g}")
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """A bound as on the command line, `--max-kl`, by its name."""
     return "--" + name.replace("_", "-")
 
 
 def read_bounds(path: Path) -> GroupedBounds:
-    """Read a budget file: bounds on the whole at the top, and `[tensors."REGEX"]` with bounds on groups.
+    """Read a budget file: bounds on the whole and the model at the top, `[tensors."REGEX"]` with bounds on groups.
 
     Raises RBEError if it cannot be read, UsageError for what it must not hold.
     """
@@ -147,14 +179,23 @@ def read_bounds(path: Path) -> GroupedBounds:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(f"{path}: [{_GROUPS}.{pattern!r}] is not a regular expression ({error})") from None
-    return GroupedBounds(
-        _bounds(values, str(path)),
-        tuple((pattern, _bounds(bounds, f"{path}: {pattern!r}")) for pattern, bounds in groups.items()),
+    top = _read(values, [*Bounds.names(), *ModelBounds.names()], str(path))
+    model = ModelBounds(**{key: top.pop(key) for key in ModelBounds.names() if key in top})
+    found = GroupedBounds(
+        Bounds(**top),
+        tuple(
+            (pattern, Bounds(**_read(bounds, Bounds.names(), f"{path}: {pattern!r}")))
+            for pattern, bounds in groups.items()
+        ),
+        model,
     )
+    if not (top or model.given() or any(bounds.given() for _, bounds in found.groups)):
+        raise UsageError(f"{path}: holds no bounds, so it would guard nothing")
+    return found
 
 
-def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
-    names = [item.name for item in fields(Bounds)]
+def _read(values: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, Any]:
+    """The bounds of a table of a file, which may have some names."""
     read: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
@@ -165,7 +206,7 @@ def _bounds(values: Mapping[str, Any], where: str) -> Bounds:
             raise UsageError(f"{where}: {key} must be a number, not {value!r}")
         else:
             read[key] = value
-    return Bounds(**read)
+    return read
 
 
 def judge(bounds: GroupedBounds, tensors: Sequence[TensorEntry], size: int) -> list[Budget]:
@@ -187,10 +228,10 @@ def _judge_group(group: str, bounds: Bounds, tensors: Sequence[TensorEntry], siz
     judged = []
     for name, bound in bounds.given().items():
         if name in together:
-            judged.append(Budget(_option(name), bound, together[name], group))
+            judged.append(Budget(option_of(name), bound, together[name], group))
         elif tensors:
             worst = _worst(name, tensors)
-            judged.append(Budget(_option(name), bound, _figure(name, worst), group, worst.name))
+            judged.append(Budget(option_of(name), bound, _figure(name, worst), group, worst.name))
     return judged
 
 

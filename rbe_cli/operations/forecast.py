@@ -77,7 +77,7 @@ class _Forecasting(Planner):
         left = sum(plan.info.elements for plan in plans)
         room = 0
         for plan in plans:
-            if plan.info.elements > room:
+            if not jobs or plan.info.elements > room:
                 jobs.append([])
                 room = min(max(left // (_CUTS * self.settings.threads), _LEAST_TOGETHER), _TOGETHER)
             jobs[-1].append(plan)

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from rbe_cli import dtypes, metrics
+from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
@@ -33,6 +35,7 @@ from rbe_cli.codec.trellis_codec import MAX_INDEX
 from rbe_cli.codec.wish import LOOKS, OTHERWISE, Wish, reference_error
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
+from rbe_cli.errors import UsageError
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
 
@@ -45,6 +48,8 @@ _NEARLY, _SURELY_LESS = 0.95, 0.6
 _MOST_OCTAVES = 20.0
 #: And the share that floats do take then, about.
 _EXACT = 0.85
+#: From this share of the weights on, that they are kept exactly is told where a size is out of reach.
+_MANY = 0.05
 
 
 @dataclass
@@ -131,7 +136,7 @@ class Planner:
         self._pool = pool
         self._progress = progress
         self._finer = 1.0
-        self._importance = read_importance(settings.importance) if settings.importance else None
+        self._importance = self._read_importance(settings.importance) if settings.importance else None
         largest = max((info.nbytes for _, info in checkpoint.tensors), default=0)
         make_room(max(largest, self._importance.largest if self._importance else 0))
 
@@ -176,11 +181,16 @@ class Planner:
         return list(lossless.encode(self.raw(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
 
     def _find_identical(self) -> None:
-        """Mark tensors whose bytes another one has, as tied embeddings do; the first by layer order is stored."""
-        groups: dict[tuple[str, tuple[int, ...]], list[Plan]] = {}
+        """Mark tensors whose bytes another one has, as tied embeddings do; the first by layer order is stored.
+
+        Only of those of which the same is asked.
+        """
+        groups: dict[tuple[str, tuple[int, ...], Goal, Goal | None], list[Plan]] = {}
         for plan in self.plans:
-            if plan.info.elements >= EXACT_BELOW:
-                groups.setdefault((plan.info.dtype, plan.info.shape), []).append(plan)
+            info = plan.info
+            if info.elements >= EXACT_BELOW:
+                asked = self.settings.goal(info.name, 1.0), self.settings.override(info.name)
+                groups.setdefault((info.dtype, info.shape, *asked), []).append(plan)
         for group in groups.values():
             if len(group) < 2:
                 continue
@@ -266,6 +276,14 @@ class Planner:
         if lossless.expected_bytes(raw, plan.info.dtype, _GLANCE) < _LIKELY * asked:
             plan.exact_bytes = lossless.expected_bytes(raw, plan.info.dtype, EXACT_SAMPLE)
 
+    def _read_importance(self, path: Path) -> Importance:
+        """Open the importance file. Raises UsageError if it knows of none of the tensors: it would do nothing."""
+        importance = read_importance(path)
+        if not any(importance.knows(info.name) for _, info in self.checkpoint.tensors):
+            some = ", ".join(importance.names[:3])
+            raise UsageError(f"{path}: knows of no tensor of {self.checkpoint.name}; it has {some or 'none'}, ...")
+        return importance
+
     def _inputs(self, plan: Plan) -> Inputs | None:
         """What the importance file knows of a tensor's inputs."""
         importance, info = self._importance, plan.info
@@ -308,7 +326,9 @@ class Planner:
     # The size of the whole
 
     def budget(self) -> float | None:
-        """Bytes that may be written in all, manifest included; None if the wish is not a size."""
+        """Bytes that may be written in all, manifest included; None without a wish for a size, or without weights."""
+        if not self.elements:
+            return None
         if self.settings.bits is not None:
             return self.settings.bits * self.elements / 8
         if self.settings.ratio is not None:
@@ -337,10 +357,14 @@ class Planner:
 
     def out_of_reach(self, size: int) -> str:
         """What to tell when not even `size` bytes are few enough."""
-        bits = metrics.bits_per_weight(size, self.elements)
+        # Rounded to what can be had.
+        bits = math.ceil(1000 * metrics.bits_per_weight(size, self.elements)) / 1000
+        ratio = math.floor(100 * metrics.ratio(self.source_bytes, size)) / 100
+        exact = sum(plan.info.elements for plan in self.plans if plan.analysis is None and not plan.same_as)
+        kept = f"; {exact / self.elements:.0%} of the weights are kept exactly" if exact > _MANY * self.elements else ""
         return (
-            f"{self.checkpoint.name}: cannot be that small; what the codec can do here is {bits:.3g} bits per weight, "
-            f"a ratio of {metrics.ratio(self.source_bytes, size):.4g}"
+            f"{self.checkpoint.name}: cannot be that small; what the codec can do here is about {bits:g} bits per "
+            f"weight, a ratio of {ratio:g}{kept}"
         )
 
 

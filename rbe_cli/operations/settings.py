@@ -191,7 +191,7 @@ class Settings:
 
     def goal(self, name: str, rms: float) -> Goal:
         """What is asked of one tensor: its override, or the wish for all."""
-        override = self._override(name)
+        override = self.override(name)
         more = 0.0
         if override is not None:
             if override.kind != _MORE:
@@ -205,7 +205,7 @@ class Settings:
             return Goal("nrmse", min(self.rmse / 2**more / rms, 1.0)) if rms else EXACT
         return Goal("shared")
 
-    def _override(self, name: str) -> Goal | None:
+    def override(self, name: str) -> Goal | None:
         """The goal of the first override that matches."""
         return next((goal for pattern, goal in self._overrides if pattern.search(name)), None)
 
@@ -235,7 +235,7 @@ class Settings:
         the tied table of 3 % of the weights made two thirds of the KL divergence (`make bench-model`). An override
         like `bits:+0.5` says it instead.
         """
-        override = self._override(name)
+        override = self.override(name)
         if override is not None and override.kind == _MORE:
             return float(2**override.value)
         if self.objective == "balanced" and share <= _SMALL_SHARE and _TOKENS.search(name):

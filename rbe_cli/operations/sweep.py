@@ -20,7 +20,7 @@ from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations import records
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.figures import total_error
-from rbe_cli.operations.settings import DEFAULT_BITS, Settings
+from rbe_cli.operations.settings import DEFAULT_BITS, EXACT_BELOW, Settings
 from rbe_cli.operations.verify import verify
 
 #: Rates of a sweep of nothing else.
@@ -153,22 +153,34 @@ class Sample:
 
 
 def sampled(checkpoint: Checkpoint, share: float) -> tuple[Checkpoint, Sample]:
-    """A checkpoint of some of the tensors, at most `share` of the weights; the same ones every time."""
+    """A checkpoint of some of the tensors, at most `share` of the weights; the same ones every time.
+
+    Small tensors, which are kept exactly, are no larger a part of it than of the whole: they would take its bits.
+    """
     if not 0 < share <= 1:
         raise UsageError(f"--sample must be above 0 and at most 1, not {share:g}")
     everything = [info for _, info in checkpoint.tensors]
-    of_elements = sum(info.elements for info in everything)
-    chosen: list[TensorInfo] = []
-    for info in sorted(everything, key=lambda info: hashlib.sha256(info.name.encode()).digest()):
-        if sum(one.elements for one in chosen) + info.elements <= share * of_elements:
-            chosen.append(info)
-    if not chosen:
-        chosen = [min(everything, key=lambda info: info.elements)] if everything else []
+    small = [info for info in everything if info.elements < EXACT_BELOW]
+    large = [info for info in everything if info.elements >= EXACT_BELOW]
+    chosen = _spread(large, share) + _spread(small, share)
+    if not chosen and everything:
+        chosen = [min(large or small, key=lambda info: info.elements)]
     names = {info.name for info in chosen}
     shards = [replace(shard, tensors=[t for t in shard.tensors if t.name in names]) for shard in checkpoint.shards]
     part = replace(checkpoint, shards=[shard for shard in shards if shard.tensors], carried=[])
     elements = sum(info.elements for info in chosen)
-    return part, Sample(len(chosen), len(everything), elements, of_elements)
+    return part, Sample(len(chosen), len(everything), elements, sum(info.elements for info in everything))
+
+
+def _spread(tensors: Sequence[TensorInfo], share: float) -> list[TensorInfo]:
+    """Some of the tensors, of every size its share as far as whole tensors allow; those of one size as by lot."""
+    chosen, owed = [], 0.0
+    for info in sorted(tensors, key=lambda info: (-info.elements, hashlib.sha256(info.name.encode()).digest())):
+        owed += share * info.elements
+        if owed >= info.elements:
+            chosen.append(info)
+            owed -= info.elements
+    return chosen
 
 
 def sweep(
@@ -182,15 +194,14 @@ def sweep(
     `results` is a file of records of finished points: those in it are not tried again, new ones are added as they come.
     `done` is told each point, and whether it came from there.
     """
-    bare = replace(checkpoint, carried=[])
-    source = [shard.sha256() for shard in bare.shards]
+    source = [shard.sha256() for shard in checkpoint.shards]
     known = {} if results is None else _read(results)
     points = []
     for one in settings:
-        key = _key(one, source, bare)
+        key = _key(one, source, checkpoint)
         point, old = known.get(key), key in known
         if point is None:
-            point = _measure(bare, one)
+            point = _measure(checkpoint, one)
             if results is not None:
                 records.add(results, {"key": key, "point": asdict(point)})
         points.append(point)
@@ -225,7 +236,9 @@ def _measure(checkpoint: Checkpoint, settings: Settings) -> Point:
 def _key(settings: Settings, source: list[str], checkpoint: Checkpoint) -> str:
     """What a point depends on."""
     names = [info.name for _, info in checkpoint.tensors]
-    text = json.dumps([__version__, source, names, settings.recorded()], sort_keys=True, default=str)
+    # The manifest, whose bytes count, names the files that are carried along.
+    beside = [(relative, path.stat().st_size) for path, relative in checkpoint.carried]
+    text = json.dumps([__version__, source, names, beside, settings.recorded()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

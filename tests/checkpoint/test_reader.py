@@ -60,6 +60,7 @@ def test_folder_with_what_belongs_to_it(tiny_source: Path, tmp_path: Path) -> No
     (folder / "dangling.json").symlink_to("gone.json")
     checkpoint = open_checkpoint(folder)
     assert [relative for _, relative in checkpoint.carried] == ["1_Pooling/config.json", "config.json", "link.json"]
+    assert checkpoint.left_out == ["a\nb.txt", "model.onnx", "pytorch_model.bin"]
     assert checkpoint.name == "model"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,16 @@ def test_structure_options_are_recorded(rbe: Run, tiny_source: Path, tmp_path: P
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "m" / "rbe.json").read_bytes())["settings"]
     assert (settings["k"], settings["block"], settings["threshold"]) == (7, 64, 0.02)
+
+
+@pytest.mark.parametrize("forecast", [(), ("--dry-run",)])
+def test_what_is_left_out_is_said(forecast: tuple[str, ...], rbe: Run, tiny_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_source, tmp_path / "model"))
+    command = ("compress", source, "-o", tmp_path / "m", "--force", *forecast)
+    assert "left out" not in rbe(*command).out
+    (source / "2_Dense").mkdir()
+    for name in ("2_Dense/model.safetensors", "a.bin", "b.onnx", "c.pt", "d.gguf", "e.h5"):
+        (source / name).write_bytes(b"other weights")
+    done = rbe(*command)
+    assert "too large): 2_Dense/model.safetensors, a.bin, b.onnx, c.pt, d.gguf and 1 more" in done.out
+    assert len(json.loads(rbe(*command, "--json").out)["left_out"]) == 6

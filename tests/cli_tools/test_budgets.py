@@ -48,6 +48,10 @@ def test_a_pattern_without_a_tensor_is_an_error() -> None:
         ('[tensors."(x"]\nmax_bits = 1', "not a regular expression"),
         ("max_bits = ", "not TOML"),
         ("tensors = 3", "write bounds per tensor"),
+        ("min_top1 = 90", "from 0 to 1"),
+        ('[tensors."attn"]\nmax_kl = 1', "unknown key 'max_kl'"),
+        ("", "holds no bounds"),
+        ('[tensors."attn"]', "holds no bounds"),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
@@ -118,3 +122,16 @@ def test_bounds_that_make_no_sense(bound: tuple[object, ...], run: Run, mini: Pa
     done = run("bench", mini, "--reference", "mini-gpt2", "--quality-only", *bound)
     assert done.code == 2
     assert done.complaint().startswith(f"{bound[0]} must be ")
+
+
+def test_a_file_bounds_what_a_model_does(run: Run, mini: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.toml").write_text("max_kl = 1e-9\nmin_top1 = 0.01\nmax_bits = 32\n")
+    bench = ("bench", mini, "--reference", "mini-gpt2", "--quality-only", "--tokens", 100, "--budget", "b.toml")
+    done = run(*bench, "--json")
+    assert done.code == 3
+    found = {b["bound"]: b["kept"] for b in json.loads(done.out)["budget"]}
+    assert found == {"max_bits": True, "max_kl": False, "min_top1": True}
+    assert run(*bench, "--max-kl", 100).code == 0, "the command line wins"
+    refused = run("inspect", mini, "--budget", "b.toml")
+    assert refused.code == 2
+    assert "only `rbe bench` measures max_kl and min_top1" in refused.err

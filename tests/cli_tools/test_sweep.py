@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from rbe_cli import models
+from rbe_cli.checkpoint.reader import TensorInfo, open_checkpoint
 from rbe_cli.container.manifest import TensorEntry
-from rbe_cli.operations.sweep import Grid, Point, best, order, pareto_front
+from rbe_cli.operations.settings import EXACT_BELOW
+from rbe_cli.operations.sweep import Grid, Point, best, order, pareto_front, sampled
 from tests.command_line import Run
+
+MINI_GPT2 = Path(models.__path__[0]) / "mini_gpt2"
 
 
 def point(bits: float, nrmse: float) -> Point:
@@ -89,7 +94,7 @@ def test_plots(run: Run, tmp_path: Path) -> None:
 
 def test_budget_of_a_sweep(run: Run) -> None:
     arguments = ("sweep", "--bits", "3,5", "--efforts", "0", "--sample", "0.2", "-q", "--results", "r.jsonl")
-    done = run(*arguments, "--min-snr", "12", "--objective", "bits", "--json")
+    done = run(*arguments, "--min-snr", "20", "--objective", "bits", "--json")
     assert done.code == 0
     assert [(p["within_budget"], p["best"]) for p in json.loads(done.out)["points"]] == [(False, False), (True, True)]
     done = run(*arguments, "--min-snr", "90", "--max-bits", "4", "--json")
@@ -154,3 +159,23 @@ def test_wrong_usage(run: Run, arguments: list[str], words: str) -> None:
     done = run("sweep", *arguments)
     assert done.code == 2
     assert words in done.err
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.7])
+def test_a_sample_has_as_little_of_small_tensors_as_the_whole(share: float) -> None:
+    checkpoint = open_checkpoint(MINI_GPT2)
+    part, sample = sampled(checkpoint, share)
+    assert sample.share <= share
+    assert sampled(checkpoint, share)[0].tensors == part.tensors
+
+    def small(tensors: list[tuple[int, TensorInfo]]) -> float:
+        sizes = [info.elements for _, info in tensors]
+        return sum(size for size in sizes if size < EXACT_BELOW) / sum(sizes)
+
+    assert small(part.tensors) <= 2 * small(checkpoint.tensors)
+
+
+def test_a_sweep_has_the_bytes_of_a_compression(run: Run) -> None:
+    document = json.loads(run("sweep", "--bits", "4", "--json", "-q").out)
+    assert run("compress", "mini-gpt2", "--bits", "4", "-o", "m", "-q").code == 0
+    assert json.loads(run("inspect", "m", "--json").out)["totals"]["bytes"] == document["points"][0]["bytes"]

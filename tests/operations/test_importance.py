@@ -94,3 +94,9 @@ def test_a_wrong_length_is_an_error_that_names_the_tensor(source: Path, tmp_path
     with pytest.raises(UsageError, match=r"linear\.weight.*7 input channels"):
         compressed(source, tmp_path / "out", importance=tmp_path / "wrong.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_another_model_is_an_error(source: Path, tmp_path: Path) -> None:
+    save_file({"encoder.weight": np.ones(7, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match=r"knows of no tensor of .*it has encoder\.weight"):
+        compressed(source, tmp_path / "out", importance=tmp_path / "other.safetensors")

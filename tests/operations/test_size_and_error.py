@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.operations.forecast import forecast
 from rbe_cli.operations.settings import Settings
 from tests.synthetic import BF16, compress_to, decode_to, folder_bytes, read_tensors, scaled_normal
 
@@ -104,10 +106,38 @@ def test_what_the_message_offers_can_be_had(tmp_path: Path) -> None:
     )
     with pytest.raises(RBEError, match="cannot be that small") as error:
         compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=0.5)
-    offered = re.search(r"here is ([\d.e+]+) bits", str(error.value))
+    offered = re.search(r"here is about ([\d.e+]+) bits", str(error.value))
     assert offered is not None
     compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=float(offered[1]) * 1.01)
     assert (tmp_path / "c" / "rbe.json").is_file()
+
+
+def test_a_size_that_leaves_room_for_a_thousand_bits_a_weight_is_lossless(million: Path, tmp_path: Path) -> None:
+    done = compress_to(million, tmp_path / "c", size=1 << 30)
+    assert {tensor.method for tensor in done.manifest.tensors} == {"lossless"}
+
+
+@pytest.mark.parametrize("wish", [{"bits": 4.0}, {"ratio": 8.0}, {"nrmse": 0.1}])
+def test_a_checkpoint_without_weights(wish: dict[str, float], tmp_path: Path) -> None:
+    save_file({"a": np.zeros((0, 3), np.float32)}, tmp_path / "x.safetensors")
+    compress_to(tmp_path / "x.safetensors", tmp_path / "c", **wish)
+    forecast(open_checkpoint(tmp_path / "x.safetensors"), Settings(**wish))
+    decode_to(tmp_path / "c", tmp_path / "y.safetensors")
+    assert read_tensors(tmp_path / "y.safetensors")["a"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("wish", [{"exclude": ("head",)}, {"overrides": ("head=lossless",)}])
+def test_tied_tensors_of_which_not_the_same_is_asked(wish: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
+    table = scaled_normal((64, 80), 1)
+    save_file({"table.weight": table, "head.weight": table, "other.weight": table}, tmp_path / "x.safetensors")
+    tensors = compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=6).manifest.tensors
+    assert sum(tensor.method.startswith("same as") for tensor in tensors) == 2
+    found = {
+        t.name: t for t in compress_to(tmp_path / "x.safetensors", tmp_path / "d", bits=20, **wish).manifest.tensors
+    }
+    assert found["head.weight"].method == "lossless"
+    assert found["head.weight"].rmse == 0
+    assert sum(tensor.method.startswith("same as") for tensor in found.values()) == 1
 
 
 def test_more_bits_than_there_are_is_lossless(tmp_path: Path) -> None:
