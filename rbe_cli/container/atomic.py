@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from rbe_cli.errors import RBEError
 
-#: Names of outputs that are longer, in bytes, are shortened for the working folder.
+#: Names of outputs that are longer, in bytes, are shortened for what they are written to first.
 _LONGEST = 200
 
 
@@ -26,20 +26,43 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     check_file(path, replace=True)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent)
+        handle, partial = _partial_file(path)
     except OSError as error:
         raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    # Whoever is next gets the lock when the file is closed: by then there is no partial file any more.
+    with os.fdopen(handle, "wb") as file:
+        try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            os.fsync(handle)
+            os.fchmod(handle, 0o666 & ~_umask())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _partial_file(path: Path) -> tuple[int, Path]:
+    """The file `.NAME.partial`, empty, open and locked as long as this process lives; a killed one may have left it.
+
+    Raises RBEError if another process has it, OSError.
+    """
+    partial = _working_path(path)
+    while True:
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+                raise RBEError(f"{partial}: is not a file of rbe's; remove it, or choose another output")
+            _lock(handle, path)
+            # Whoever had it before may have put it in its place meanwhile.
+            if partial.exists() and os.path.samestat(os.fstat(handle), partial.stat()):
+                os.ftruncate(handle, 0)
+                return handle, partial
+            os.close(handle)
+        except BaseException:
+            os.close(handle)
+            raise
 
 
 @contextmanager
@@ -50,7 +73,7 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
     cleared away, unless `keep`: then it is there to go on with, and stays when this one fails, too.
 
     Raises RBEError if `path` is there and `replace` is not given, or if another process is at it. The folder before
-    stays until the new one is complete, and comes back if the last step fails.
+    stays until the new one is complete, and comes back if the last step fails or is interrupted.
     """
     check_free(path, replace)
     try:
@@ -59,10 +82,10 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
         raise _cannot_be_written(path, error) from None
     with _working_folder(path) as work:
         whole, old = work / "whole", work / "old"
-        if old.exists() and not path.exists():
-            # Killed between the last two steps.
-            old.rename(path)
-            check_free(path, replace)
+        # Killed between the last two steps, or after them.
+        if not _brought_back(old, path) and old.exists():
+            remove(old)
+        check_free(path, replace)
         if not keep:
             _clear(work)
         if whole.is_symlink() or whole.is_file():
@@ -73,26 +96,27 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
             check_free(path, replace)
             if path.exists():
                 path.rename(old)
-            try:
-                whole.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
+            whole.rename(path)
         except BaseException:
+            _brought_back(old, path)
             if not keep:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        shutil.rmtree(work)
+        remove(work)
+
+
+def _brought_back(old: Path, path: Path) -> bool:
+    """Put the folder before back where there is neither it nor the new one."""
+    if path.exists() or not old.exists():
+        return False
+    old.rename(path)
+    return True
 
 
 @contextmanager
 def _working_folder(path: Path) -> Iterator[Path]:
     """The folder `.NAME.partial`, locked as long as this process lives. Raises RBEError if another one has it."""
-    name = path.name
-    if len(os.fsencode(name)) > _LONGEST:
-        name = name[: _LONGEST // 4] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    work = path.with_name(f".{name}.partial")
+    work = _working_path(path)
     while True:
         try:
             work.mkdir(exist_ok=True)
@@ -111,6 +135,14 @@ def _working_folder(path: Path) -> Iterator[Path]:
             os.close(handle)
 
 
+def _working_path(path: Path) -> Path:
+    """Beside an output, what is going to be it."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = name[: _LONGEST // 4] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.partial")
+
+
 def _lock(handle: int, path: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,11 +159,14 @@ def _clear(folder: Path) -> None:
 
 
 def remove(entry: Path) -> None:
-    """Remove a file or a folder with what is in it; of a link, only the link."""
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
+    """Remove a file or a folder with what is in it; of a link, only the link. Raises RBEError if it may not."""
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    except OSError as error:
+        raise RBEError(f"{error.filename or entry}: cannot be removed ({error.strerror}); remove it yourself") from None
 
 
 def _cannot_be_written(path: Path, error: OSError) -> RBEError:

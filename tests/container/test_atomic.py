@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free
+from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free, remove
 from rbe_cli.errors import RBEError
 
 
@@ -121,3 +121,70 @@ def test_output_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
         fill_while_somebody_else_does()
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(out) == ["theirs"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("after", ["out", "whole"])
+def test_an_interruption_between_the_last_steps_loses_neither(
+    after: str, keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_bytes(b"old")
+    rename = Path.rename
+
+    def rename_and_interrupt(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
+        if path.name == after:
+            monkeypatch.setattr(Path, "rename", rename)
+            raise Interruption
+        return renamed
+
+    def fill() -> None:
+        with atomic_folder(out, replace=True, keep=keep) as folder:
+            (folder / "new").write_bytes(b"new")
+
+    monkeypatch.setattr(Path, "rename", rename_and_interrupt)
+    with pytest.raises(Interruption):
+        fill()
+    assert os.listdir(out) == (["old"] if after == "out" else ["new"])
+    fill()
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(out) == ["new"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".a.partial").write_bytes(b"half of something long")
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+        with pytest.raises(RBEError, match="another rbe"), atomic_file(tmp_path / "a"):
+            pass
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("planted", ["link", "hard link", "folder", "pipe"])
+def test_what_stands_in_the_place_of_a_partial_file_is_left_alone(planted: str, tmp_path: Path) -> None:
+    mine, partial = tmp_path / "thesis", tmp_path / ".a.partial"
+    mine.write_bytes(b"years of work")
+    {
+        "link": lambda: partial.symlink_to(mine),
+        "hard link": lambda: partial.hardlink_to(mine),
+        "folder": partial.mkdir,
+        "pipe": lambda: os.mkfifo(partial),
+    }[planted]()
+    with pytest.raises(RBEError, match="choose another"), atomic_file(tmp_path / "a"):
+        pass
+    assert mine.read_bytes() == b"years of work"
+    assert sorted(os.listdir(tmp_path)) == [".a.partial", "thesis"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
+def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "c").touch()
+    inner.chmod(0o555)
+    with pytest.raises(RBEError, match="c: cannot be removed"):
+        remove(tmp_path / "a")
+    inner.chmod(0o755)
