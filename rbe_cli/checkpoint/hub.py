@@ -121,7 +121,7 @@ def _listed_weights(repo_id: str, revision: str | None) -> list[str]:
     if not found:
         raise RBEError(f"{repo_id}: {_NONE}")
     if _INDEX in files:
-        return [name for name in found if _SHARD.fullmatch(name)]
+        return [name for name in found if _SHARD.fullmatch(name)] or found
     return [_WHOLE] if _WHOLE in found else found
 
 

@@ -159,7 +159,7 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
         if len(indices) == 1:
             checkpoint = _from_index(indices[0])
         elif files:
-            checkpoint = Checkpoint(path.resolve().name, [open_shard(file, file.name) for file in files])
+            checkpoint = Checkpoint(_called(path), [open_shard(file, file.name) for file in files])
         elif (path / MANIFEST).is_file():
             raise RBEError(f"{path}: {_COMPRESSED}")
         else:
@@ -191,12 +191,17 @@ def _from_index(path: Path) -> Checkpoint:
             raise CorruptFile(f"{path}: names a shard outside its folder: {name!r}")
         if not (path.parent / name).is_file():
             raise RBEError(f"{path}: shard {name} is missing; fetch it and try again")
-    checkpoint = Checkpoint(path.parent.resolve().name, [open_shard(path.parent / name, name) for name in names])
+    checkpoint = Checkpoint(_called(path.parent), [open_shard(path.parent / name, name) for name in names])
     held = {tensor.name: shard.relative for shard in checkpoint.shards for tensor in shard.tensors}
     wrong = next((name for name, shard in weight_map.items() if held.get(name) != shard), None)
     if wrong is not None:
         raise CorruptFile(f"{path}: tensor {wrong!r} is not in {weight_map[wrong]}, where the index says it is")
     return checkpoint
+
+
+def _called(folder: Path) -> str:
+    """What a folder is called where it was given: a link keeps its name, `.` has one too."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def open_shard(path: Path, relative: str) -> Shard:

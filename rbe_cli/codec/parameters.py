@@ -22,7 +22,7 @@ _FLAGS = 7
 SHAPING_UNIT = 16
 _FAMILIES = 3
 #: Rows, or columns, at most: a scale field of more would not be held in memory with ease.
-_LONGEST_AXIS = 1 << 26
+LONGEST_AXIS = 1 << 26
 #: Names of the structures and transforms; the place in the list is the identifier in the parameters.
 STRUCTURES = ("none", "lowrank")
 TRANSFORMS = ("none", "dct", "dwt", "klt")
@@ -137,7 +137,7 @@ class Parameters:
         if rows < 1 or elements < 1 or elements % rows:
             raise Damage("parameters do not fit the tensor's shape")
         columns = elements // rows
-        if max(rows, columns) > _LONGEST_AXIS:
+        if max(rows, columns) > LONGEST_AXIS:
             raise Damage("parameters hold an impossible shape")
         if not 1 <= width <= columns or not 1 <= height <= rows or (height > 1 and width != columns):
             raise Damage("parameters hold an impossible tile")

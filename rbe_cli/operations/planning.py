@@ -19,6 +19,7 @@ from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.analysis import Analysis
 from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
+from rbe_cli.codec.parameters import LONGEST_AXIS
 from rbe_cli.codec.rate_control import (
     AIM,
     AtMost,
@@ -244,6 +245,7 @@ class Planner:
             and info.dtype in dtypes.FLOATS
             and len(info.shape) > 1
             and info.elements >= EXACT_BELOW
+            and max(view_shape(info.shape)) <= LONGEST_AXIS
         )
         if lossy:
             started = time.thread_time_ns()

@@ -75,6 +75,17 @@ def test_links_out_of_the_hub_cache_are_followed(tiny_source: Path, tmp_path: Pa
     assert [relative for _, relative in checkpoint.carried] == ["config.json"]
 
 
+def test_a_folder_has_the_name_it_was_given_by(
+    tiny_source: Path, sharded_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in (tiny_source, sharded_source):
+        link = tmp_path / f"linked-{source.parent.name}"
+        link.symlink_to(source)
+        assert open_checkpoint(link).name == link.name
+        monkeypatch.chdir(source)
+        assert open_checkpoint(Path()).name == source.name
+
+
 def test_several_files_without_an_index(tmp_path: Path) -> None:
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
     save_file({"b": np.zeros(3, np.float32)}, tmp_path / "y.safetensors")
