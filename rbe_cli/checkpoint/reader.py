@@ -154,8 +154,9 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
     Raises RBEError if there is nothing to open, CorruptFile if what is there is damaged.
     """
     if path.is_dir():
-        indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
+        indices = _without_variants(sorted(path.glob(f"*{INDEX_SUFFIX}")), INDEX_SUFFIX)
         files = [file for file in sorted(path.glob(f"*{SUFFIX}")) if not names or file.name in names]
+        files = _without_variants(files, SUFFIX)
         if len(indices) == 1:
             checkpoint = _from_index(indices[0])
         elif files:
@@ -163,7 +164,11 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
         elif (path / MANIFEST).is_file():
             raise RBEError(f"{path}: {_COMPRESSED}")
         else:
-            raise RBEError(f"{path}: no {SUFFIX} files here; rbe reads safetensors checkpoints")
+            below = sorted({file.parent.name for file in path.glob(f"*/*{SUFFIX}")})
+            advice = (
+                f"give one of the folders in it: {', '.join(below)}" if below else "rbe reads safetensors checkpoints"
+            )
+            raise RBEError(f"{path}: no {SUFFIX} files here; {advice}")
         checkpoint.carried, checkpoint.left_out = _others(path, {shard.relative for shard in checkpoint.shards})
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _from_index(path)
@@ -197,6 +202,12 @@ def _from_index(path: Path) -> Checkpoint:
     if wrong is not None:
         raise CorruptFile(f"{path}: tensor {wrong!r} is not in {weight_map[wrong]}, where the index says it is")
     return checkpoint
+
+
+def _without_variants(files: list[Path], suffix: str) -> list[Path]:
+    """Without those like `model.fp16.safetensors` beside `model.safetensors`: the same weights in another type."""
+    plain = tuple(f"{file.name.removesuffix(suffix)}." for file in files)
+    return [file for file in files if not file.name.removesuffix(suffix).startswith(plain)]
 
 
 def _called(folder: Path) -> str:

@@ -324,6 +324,8 @@ class SizeSearch:
         The next to try.
     best : (int, float) or None
         Size and multiplier of the best measured so far that is within the budget.
+    least : float
+        About the least size, as far as is known.
     """
 
     def __init__(self, analyses: Sequence[Expected], budget: float, overhead: float, tolerance: float) -> None:
@@ -332,6 +334,7 @@ class SizeSearch:
         self._tolerance = tolerance
         self._over, self._under = 0.0, math.inf
         self.best: tuple[int, float] | None = None
+        self.least = math.inf
         self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
 
     def found(self, size: int) -> bool:
@@ -351,9 +354,14 @@ class SizeSearch:
             if self.best is None or size > self.best[0]:
                 self.best = size, tried
         room = self._budget * (1 - self._tolerance / 4) - (size - shares)
-        if not shares or room <= 0:
+        if not shares:
+            self.least = size
             return False
         scale = shares / expected_size(self._analyses, tried)
+        coarsest = multiplier_for_size(self._analyses, 0)
+        self.least = size - shares + min(scale * expected_size(self._analyses, coarsest), shares)
+        if room <= 0:
+            return False
         following = multiplier_for_size(self._analyses, room, scale)
         if not self._over < following < self._under:
             # The size is no smooth function where few weights are sent at all: close in from both sides.

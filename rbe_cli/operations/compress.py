@@ -228,7 +228,7 @@ class _Job:
             if not search.measured(size, shares) or self.passes >= rate_control.MAX_PASSES:
                 break
         if search.best is None:
-            raise RBEError(self.planner.out_of_reach(size))
+            raise RBEError(self.planner.out_of_reach(search.least))
         # What is there is of the last pass: if that is the best, every layer is kept.
         return self._encode(search.best[1])
 

@@ -87,10 +87,12 @@ class _Forecasting(Planner):
 
     def _analyse(self, plan: Plan) -> None:
         super()._analyse(plan)
-        if plan.analysis is None:
-            self._exact_size(plan)
         if plan.choice is not None and plan.choice.sample is not None:
             plan.choice.sample.set_aside()
+
+    def look_at_kept(self, plan: Plan) -> None:
+        """Note what a tensor takes that is kept exactly."""
+        self._exact_size(plan)
 
     def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
         """Choose structure and transform, by a sample."""

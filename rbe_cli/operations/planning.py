@@ -47,10 +47,11 @@ EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
 _NEARLY, _SURELY_LESS = 0.95, 0.6
 #: How many octaves finer or coarser than was thought steps are believed to turn out.
 _MOST_OCTAVES = 20.0
-#: And the share that floats do take then, about.
-_EXACT = 0.85
-#: From this share of the weights on, that they are kept exactly is told where a size is out of reach.
-_MANY = 0.05
+#: And the share that floats do take then, about, and the bytes of a tensor for which that is not good enough.
+_EXACT, _WORTH_A_LOOK = 0.85, 1 << 14
+#: From this share of the weights on, it counts for the others that they are kept exactly, and is told where a size is
+#: out of reach; and the bits that these others are thought to have at least.
+_MANY, _LEAST_BITS = 0.05, 0.03
 
 
 @dataclass
@@ -137,21 +138,32 @@ class Planner:
         self._pool = pool
         self._progress = progress
         self._finer = 1.0
+        self._bits: float | None = None
         self._importance = self._read_importance(settings.importance) if settings.importance else None
         largest = max((info.nbytes for _, info in checkpoint.tensors), default=0)
         make_room(max(largest, self._importance.largest if self._importance else 0))
 
     def plan(self) -> None:
         """Decide for every tensor how it is coded."""
-        self.plans = [Plan(shard, info, self.settings.tolerance) for shard, info in self.checkpoint.tensors]
+        self.plans = [
+            Plan(shard, info, self.settings.tolerance, goal=self.settings.goal(info.name, 1.0))
+            for shard, info in self.checkpoint.tensors
+        ]
         self._find_identical()
         self._progress.phase("analysing", self.elements)
+        kept = [plan for plan in self.plans if not _may_change(plan)]
+        list(self._pool.map(self.look_at_kept, kept))
+        self._bits = self._bits_beside(kept)
         self._analyse_every(self.plans)
         for _ in range(LOOKS - 1):
-            finer = self._finer_than_thought()
-            if finer == 1:
+            bits = self._bits_beside([plan for plan in self.plans if plan.choice is None])
+            if bits and self._bits and bits > OTHERWISE * self._bits:
+                # More is kept exactly than types and shapes told.
+                self._bits, self._finer = bits, 1.0
+            elif (finer := self._finer_than_thought()) != 1:
+                self._finer *= finer
+            else:
                 break
-            self._finer *= finer
             again = [plan for plan in self.plans if plan.shares]
             self._progress.phase("analysing for other steps", sum(plan.info.elements for plan in again))
             self._analyse_every(again)
@@ -239,15 +251,7 @@ class Planner:
     def _analyse(self, plan: Plan) -> None:
         info = plan.info
         plan.goal = self.settings.goal(info.name, 1.0)
-        lossy = (
-            plan.goal.kind not in ("lossless", "skip")
-            and not plan.same_as
-            and info.dtype in dtypes.FLOATS
-            and len(info.shape) > 1
-            and info.elements >= EXACT_BELOW
-            and max(view_shape(info.shape)) <= LONGEST_AXIS
-        )
-        if lossy:
+        if _may_change(plan):
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaping = self.settings.shaping(info.name, self._inputs(plan))
@@ -259,6 +263,7 @@ class Planner:
                 plan.choice = self.choose(matrix, shaping, wish)
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
+                self.look_at_kept(plan)
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
@@ -267,6 +272,27 @@ class Planner:
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
             plan.analyse_ns += time.thread_time_ns() - started
         self._progress.advance(info.elements)
+
+    def look_at_kept(self, plan: Plan) -> None:
+        """Note what a tensor takes that is kept exactly, where that is much: the others have what it leaves."""
+        if plan.goal.kind == "skip":
+            plan.exact_bytes = plan.info.nbytes
+        elif not plan.same_as and plan.info.nbytes >= _WORTH_A_LOOK:
+            plan.exact_bytes = lossless.expected_bytes(self.raw(plan), plan.info.dtype, EXACT_SAMPLE)
+
+    def _bits_beside(self, kept: list[Plan]) -> float | None:
+        """Bits per weight that a size leaves for the others beside the tensors that are kept exactly.
+
+        Where these are few, it is that of the whole.
+        """
+        budget = self.budget()
+        if budget is None:
+            return None
+        elements = sum(plan.info.elements for plan in kept)
+        if not _MANY * self.elements < elements < self.elements:
+            return metrics.bits_per_weight(int(budget), self.elements)
+        room = budget - sum(plan.exact_bytes for plan in kept if not plan.same_as and math.isfinite(plan.exact_bytes))
+        return max(8 * room / (self.elements - elements), _LEAST_BITS)
 
     def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
         """Note what a tensor takes kept exactly, where that may be less than what it is going to take."""
@@ -307,11 +333,8 @@ class Planner:
 
     def _wish(self, plan: Plan) -> Wish:
         """What the choice of structure and transform has to know."""
-        bits = plan.goal.value if plan.goal.kind == "bits" else None
+        bits = plan.goal.value if plan.goal.kind == "bits" else self._bits
         nrmse = plan.goal.value if plan.goal.kind == "nrmse" and self.settings.rmse is None else None
-        budget = self.budget()
-        if bits is None and budget is not None:
-            bits = metrics.bits_per_weight(int(budget), self.elements)
         settings = self.settings
         finer = settings.finer(plan.info.name, plan.info.elements / self.elements) if plan.goal.kind == "shared" else 1
         error = reference_error(bits, nrmse) / finer
@@ -323,7 +346,7 @@ class Planner:
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
         if not all(np.isfinite(band).all() for _, band in matrix.bands()):
-            self._progress.note(f"{name}: holds NaN or infinity, kept exactly")
+            self._progress.note(f"{name}: holds NaN or infinity in float32, kept exactly")
 
     # The size of the whole
 
@@ -352,22 +375,40 @@ class Planner:
         for plan in self.plans:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
-                total += plan.info.nbytes * (_EXACT if plan.info.dtype in dtypes.FLOATS else 0.3)
+                guess = plan.info.nbytes * (_EXACT if plan.info.dtype in dtypes.FLOATS else 0.3)
+                total += plan.exact_bytes if math.isfinite(plan.exact_bytes) else guess
             elif plan.expected is not None and plan.own_goal is not None:
                 total += plan.expected.expected_bytes(plan.own_goal.first() * plan.expected.unit)
         return total
 
-    def out_of_reach(self, size: int) -> str:
-        """What to tell when not even `size` bytes are few enough."""
+    def out_of_reach(self, size: float) -> str:
+        """What to tell when not even about `size` bytes are few enough."""
         # Rounded to what can be had.
-        bits = math.ceil(1000 * metrics.bits_per_weight(size, self.elements)) / 1000
-        ratio = math.floor(100 * metrics.ratio(self.source_bytes, size)) / 100
+        bits = math.ceil(1000 * 8 * size / self.elements) / 1000
+        ratio = math.floor(100 * self.source_bytes / size) / 100
         exact = sum(plan.info.elements for plan in self.plans if plan.analysis is None and not plan.same_as)
-        kept = f"; {exact / self.elements:.0%} of the weights are kept exactly" if exact > _MANY * self.elements else ""
+        kept = (
+            f"; {100 * exact / self.elements:.0f} % of the weights are kept exactly"
+            if exact > _MANY * self.elements
+            else ""
+        )
         return (
             f"{self.checkpoint.name}: cannot be that small; what the codec can do here is about {bits:g} bits per "
             f"weight, a ratio of {ratio:g}{kept}"
         )
+
+
+def _may_change(plan: Plan) -> bool:
+    """Whether a tensor is looked at to be approximated."""
+    info = plan.info
+    return (
+        plan.goal.kind not in ("lossless", "skip")
+        and not plan.same_as
+        and info.dtype in dtypes.FLOATS
+        and len(info.shape) > 1
+        and info.elements >= EXACT_BELOW
+        and max(view_shape(info.shape)) <= LONGEST_AXIS
+    )
 
 
 def goal_multiplier(plan: Plan, shared: float) -> float:

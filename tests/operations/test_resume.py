@@ -80,7 +80,7 @@ def test_same_bytes_after_a_kill(tiny_source: Path, tmp_path: Path, wish: dict[s
     assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
     if 0 < layers < 8:
         assert sum("finished before" in text for text in said.details) == layers
-    assert said.notes == ["wild.weight: holds NaN or infinity, kept exactly"]
+    assert said.notes == ["wild.weight: holds NaN or infinity in float32, kept exactly"]
 
 
 def test_without_resume_the_work_begins_anew(tiny_source: Path, tmp_path: Path) -> None:

@@ -112,6 +112,38 @@ def test_what_the_message_offers_can_be_had(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "rbe.json").is_file()
 
 
+@pytest.mark.parametrize(
+    "exact",
+    [np.zeros((1024, 512), np.float32), np.full((1024, 512), -np.inf, np.float32), np.ones((1024, 2048), np.int8)],
+    ids=["zeros", "infinity", "int8"],
+)
+def test_structure_is_chosen_for_what_exact_tensors_leave(exact: np.ndarray, tmp_path: Path) -> None:
+    """Their size was guessed, and their weights counted as if they took part: 8 dB were lost."""
+    rng = np.random.default_rng(3)
+    low = rng.standard_normal((512, 8)) @ rng.standard_normal((8, 256)) + 0.1 * rng.standard_normal((512, 256))
+    found = []
+    for name, beside in (("alone", {}), ("beside", {"mask": exact})):
+        save_file({"w": low.astype(np.float32), **beside}, tmp_path / f"{name}.safetensors")
+        done = compress_to(tmp_path / f"{name}.safetensors", tmp_path / name, size=40_000)
+        found.append({tensor.name: tensor for tensor in done.manifest.tensors}["w"])
+    assert found[1].choice is not None
+    assert found[1].choice.name.startswith("lowrank")
+    assert found[1].snr == pytest.approx(found[0].snr, abs=0.3)
+
+
+def test_the_least_size_is_told_where_exact_tensors_take_all(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(-(2**31), 2**31, (256, 256), np.int32)
+    save_file({"ids": ids, "w": scaled_normal((64, 256), 1)}, tmp_path / "x.safetensors")
+    for bits in (25.0, 20.0, 10.0):
+        with pytest.raises(
+            RBEError, match=r"here is about ([\d.]+) bits.*80 % of the weights are kept exactly"
+        ) as error:
+            compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=bits)
+        offered = re.search(r"about ([\d.]+) bits", str(error.value))
+        assert offered is not None
+        assert float(offered[1]) == pytest.approx(25.8, abs=0.3)
+
+
 def test_a_size_that_leaves_room_for_a_thousand_bits_a_weight_is_lossless(million: Path, tmp_path: Path) -> None:
     done = compress_to(million, tmp_path / "c", size=1 << 30)
     assert {tensor.method for tensor in done.manifest.tensors} == {"lossless"}
