@@ -181,6 +181,10 @@ class Piped:
         values = self._opened().forward(self._matrix.band(first, last), first)
         return values[top - first : bottom - first]
 
+    def piece(self, tile: Tile) -> NDArray[np.float32]:
+        """A tile of that, of whole rows."""
+        return self.band(tile.top, tile.bottom)
+
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order."""
         height = max(self.alignment, (1 << 18) // self.columns // self.alignment * self.alignment)
