@@ -81,7 +81,8 @@ class Settings:
         alike.
     transform : str
         `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed
-        wherever there is one to be had (a `klt` of more than 512 columns only for matrices 8 times longer than wide).
+        wherever there is one to be had (a `klt` where its basis takes less than half of the bits; of more than 512
+        columns only for matrices 8 times longer than wide).
     structure_only : bool
         No coded residual: low rank, or sparse blocks of `dct` or `dwt` with the 8 basis functions. More error at the
         same size, but a layer that runs without forming its weights. Of `effort`, only how close it comes counts then.
