@@ -572,6 +572,12 @@ def layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: floa
     return centred / np.sqrt((centred**2).mean(1, keepdims=True) + epsilon) * gamma + beta
 
 
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x Phi(x), Phi the Gaussian distribution function."""
+    wide = [math.erf(float(a * _F(math.sqrt(0.5)))) for a in x]
+    return np.array([(_F(a) + _F(1)) * (_F(0.5) * b) for a, b in zip(wide, x, strict=True)])
+
+
 def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
     """softmax(scale q K^T) V of one head: query[size], keys and values[seen, size]."""
     scores = np.array([scale * sum(float(a) * float(b) for a, b in zip(query, key, strict=True)) for key in keys])

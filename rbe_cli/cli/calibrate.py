@@ -88,7 +88,7 @@ def command(
         )
     found = None
     if sensitivity is not None:
-        load_kernels(status)
+        load_kernels(status, "feedback" if moments else "all")
         from rbe_cli.operations.sensitivity import COARSE_BITS, measure_sensitivity, write_overrides
         from rbe_cli.operations.settings import Settings
 

@@ -92,7 +92,8 @@ def command(
     settings.check_patterns(names)
     bounds.check_patterns(names)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
-    load_kernels(status)
+    feedback = settings.importance is not None and settings.feedback
+    load_kernels(status, "structure" if settings.structure_only else "feedback" if feedback else "all")
     if dry_run:
         _dry_run(checkpoint, settings, bounds, whole, form, status)
         return

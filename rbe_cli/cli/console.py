@@ -150,10 +150,13 @@ def fetch(source: str, status: Status) -> None:
         open_source(source, None, status)
 
 
-def load_kernels(status: Status, wanted: Literal["all", "analysis", "decoding"] = "all") -> None:
+def load_kernels(
+    status: Status, wanted: Literal["all", "analysis", "decoding", "structure", "feedback"] = "all"
+) -> None:
     """Import the numba kernels, and say so if they have to be compiled: the first run on a machine does that.
 
-    What looks at weights, or decodes them, wants half of the kernels, in half of the time.
+    What looks at weights, or decodes them, wants half of the kernels, in half of the time; what has no residual or
+    feeds errors back wants more than what is called all.
     """
     console = stderr()
     started = time.perf_counter()

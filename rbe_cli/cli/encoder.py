@@ -120,7 +120,8 @@ class EncoderOptions:
         _option(
             _STRUCTURE,
             "--structure-only",
-            text="No coded residual: low rank, or sparse blocks with the 8 basis functions.",
+            text="No coded residual: low rank, or sparse blocks with the 8 basis functions. Of --effort, only how near "
+            "to the wish it comes counts then.",
         ),
     ] = None
     transform: Annotated[

@@ -35,11 +35,19 @@ EIGEN_BYTES = 56
 _BASIS_ERROR = 0.02
 #: And what it takes at that, per number.
 BASIS_BITS = 5.7
+#: At most such a share of what a matrix is to take, unless it is many times longer than wide.
+_BASIS_SHARE = 0.5
 
 
-def may_have_basis(rows: int, columns: int) -> bool:
-    """Whether there is a Karhunen-Loeve basis to be had for a matrix."""
-    return columns <= _ANY_KLT_COLUMNS or (columns <= KLT_COLUMNS and rows >= ROWS_PER_KLT_COLUMN * columns)
+def may_have_basis(rows: int, columns: int, bits: float) -> bool:
+    """Whether there is a Karhunen-Loeve basis to be had for a matrix that is to take so many bits per weight.
+
+    >>> may_have_basis(512, 128, 4.0), may_have_basis(128, 512, 4.0), may_have_basis(1024, 128, 1.0)
+    (True, False, True)
+    """
+    if rows >= ROWS_PER_KLT_COLUMN * columns:
+        return columns <= KLT_COLUMNS
+    return columns <= _ANY_KLT_COLUMNS and BASIS_BITS * columns <= _BASIS_SHARE * bits * rows
 
 
 class Pipeline:
@@ -180,6 +188,10 @@ class Piped:
         last = min(-(-bottom // self.alignment) * self.alignment, self.rows)
         values = self._opened().forward(self._matrix.band(first, last), first)
         return values[top - first : bottom - first]
+
+    def piece(self, tile: Tile) -> NDArray[np.float32]:
+        """A tile of that, of whole rows."""
+        return self.band(tile.top, tile.bottom)
 
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order."""

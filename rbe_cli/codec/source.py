@@ -7,7 +7,7 @@ a structure leaves over, in a transform.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -80,6 +80,9 @@ class Domain(Protocol):
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be somebody else's."""
 
+    def piece(self, tile: Tile) -> NDArray[np.float32]:
+        """A tile of whole rows, or a piece of one, float32[rows, columns], to be read only; nothing else is read."""
+
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, some at a time, with the number of the first."""
 
@@ -134,9 +137,12 @@ class Matrix:
 
     def band(self, top: int, bottom: int) -> NDArray[np.float32]:
         """Rows top to bottom - 1, float32[bottom - top, columns], to be read only: they may be the matrix itself."""
-        size = self.columns * (dtypes.BITS[self.dtype] // 8)
-        piece = self.raw[top * size : bottom * size]
-        return elements.to_float32(piece, self.dtype).reshape(bottom - top, self.columns)
+        return self.piece(Tile(top, bottom, 0, self.columns))
+
+    def piece(self, tile: Tile) -> NDArray[np.float32]:
+        """A tile of whole rows, or a piece of one, float32[rows, columns], to be read only: it may be the matrix."""
+        values = elements.to_float32(self._bytes(tile), self.dtype)
+        return values.reshape(tile.bottom - tile.top, tile.right - tile.left)
 
     def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Single rows by their numbers, float32[k, columns], a copy."""
@@ -154,11 +160,15 @@ class Matrix:
             w[top : top + len(band)] = band
         return w
 
-    def exact(self, top: int, bottom: int) -> NDArray[np.float64]:
-        """The same rows as float64."""
-        size = self.columns * (dtypes.BITS[self.dtype] // 8)
-        piece = self.raw[top * size : bottom * size]
-        return piece.view(elements.FLOATS[self.dtype]).astype(np.float64).reshape(bottom - top, self.columns)
+    def exact(self, tile: Tile) -> NDArray[np.float64]:
+        """The same as float64."""
+        values = self._bytes(tile).view(elements.FLOATS[self.dtype]).astype(np.float64)
+        return values.reshape(tile.bottom - tile.top, tile.right - tile.left)
+
+    def _bytes(self, tile: Tile) -> NDArray[np.uint8]:
+        size = dtypes.BITS[self.dtype] // 8
+        start, stop = tile.top * self.columns + tile.left, (tile.bottom - 1) * self.columns + tile.right
+        return self.raw[start * size : stop * size]
 
     @property
     def alignment(self) -> int:
@@ -174,10 +184,9 @@ class Matrix:
         """Squared error of decoded weights of a tile, rounded to the tensor's type."""
         total, height = 0.0, max(1, _BAND // max(values.shape[1], 1))
         for top in range(tile.top, tile.bottom, height):
-            bottom = min(top + height, tile.bottom)
-            back = elements.from_float32(values[top - tile.top : bottom - tile.top], self.dtype).astype(np.float64)
-            exact = np.ascontiguousarray(self.exact(top, bottom)[:, tile.left : tile.right])
-            total += float(squared_error(back.ravel(), exact.ravel()))
+            part = replace(tile, top=top, bottom=min(top + height, tile.bottom))
+            back = elements.from_float32(values[top - tile.top : part.bottom - tile.top], self.dtype)
+            total += float(squared_error(back.astype(np.float64).ravel(), self.exact(part).ravel()))
         return total
 
     def describe(self) -> Description:

@@ -261,7 +261,7 @@ class SampleSurvey:
 
     def _through_klt(self, shaping: Shaping) -> Look | None:
         n = self._matrix.columns
-        if not may_have_basis(self._matrix.rows, n):
+        if not may_have_basis(self._matrix.rows, n, self._wish.rate):
             return None
         if self._many.share < 1 and self._many.matrix.rows < 2 * n:
             # Too few to tell a basis from: one that is asked for all the same is made. `auto` has no use for it.
@@ -413,7 +413,7 @@ def transform_of(matrix: Matrix, name: str, wish: Wish) -> Pipeline | None:
     """A pipeline with a transform and no structure; None where a `klt` has no basis to be had."""
     if name != "klt":
         return Pipeline.of(None, name, wish.block, wish.levels, matrix.columns)
-    if not may_have_basis(matrix.rows, matrix.columns):
+    if not may_have_basis(matrix.rows, matrix.columns, wish.rate):
         return None
     with whole_matrices.held(EIGEN_BYTES * matrix.columns**2):
         basis = encode_basis(matrix)

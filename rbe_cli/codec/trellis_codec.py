@@ -154,7 +154,7 @@ def _encode_group(
         for g, tile in enumerate(group):
             scan = geometry.scan(tile, parameters)
             part = slice(g * lanes, (g + 1) * lanes)
-            w = np.ascontiguousarray(matrix.band(tile.top, tile.bottom)[:, tile.left : tile.right])
+            w = np.ascontiguousarray(matrix.piece(tile))
             if feedback is None:
                 _deal(scan.divide(w), x[:, part])
             else:
@@ -186,7 +186,7 @@ def _encode_one_by_one(
             scan = geometry.scan(tile, parameters)
             _deal(scan.classes(), classes)
             symbols, unions = scratch("symbols", shape, np.int32), scratch("unions", shape, np.uint8)
-            fed[0, tile.top : tile.bottom] = matrix.band(tile.top, tile.bottom)
+            fed[0, tile.top : tile.bottom] = matrix.piece(tile)
             feedback.search([scan], fed, tile.top, classes, parameters, symbols, unions)
             more, part = _write_streams(matrix, parameters, geometry, [tile], classes, symbols, unions)
             streams += more

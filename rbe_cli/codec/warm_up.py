@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
+from numpy.typing import NDArray
 
 from rbe_cli.codec import lossless, trellis_codec
 from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.noise_shaping import Inputs, Shaping
 from rbe_cli.codec.side_info import decode_integers
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.transform import Blockwise
+from rbe_cli.codec.workspace import Inline
 from rbe_cli.kernels.products import add_product
+from rbe_cli.kernels.rans import LANES
 
 #: The two chunks that `compile_all` codes, a matrix of so many rows and columns: a decoder needs no encoder then.
 SHAPE = (8, 8)
@@ -35,15 +37,30 @@ COUNTING = bytes.fromhex("014c9a23f1a4a9")
 
 def compile_all() -> None:
     """Run every kernel once on next to nothing, by way of the stages that call them."""
-    analysis = compile_analysis()
-    with ThreadPoolExecutor(1) as pool:
-        trellis_codec.Encoding(analysis, 0.1, 4, pool).result()
+    trellis_codec.Encoding(compile_analysis(), 0.1, 4, Inline()).result()
     compile_decoding()
+
+
+def compile_structure() -> None:
+    """The same, and what is coded without a residual."""
+    compile_all()
+    matrix = Matrix.of(_ramp(SHAPE))
+    form = sparse_form(matrix, "dct", 8, 0, with_basis=True)
+    SparseEncoding(SparseAnalysis(matrix, form, 1.0, 0.0), 0.1, Inline()).result()
+
+
+def compile_feedback() -> None:
+    """The same as of `compile_all`, and what feeds errors back."""
+    compile_all()
+    inputs = Inputs(0, np.ones(SHAPE[0]), moments=lambda: np.eye(SHAPE[0]))
+    analysis = analyse(Matrix.of(_ramp((SHAPE[0], 2 * LANES))), Shaping(geometric=True, inputs=inputs))
+    assert analysis is not None
+    trellis_codec.Encoding(analysis, 0.1, 4, Inline()).result()
 
 
 def compile_analysis() -> Analysis:
     """The same of those alone that a look at weights needs. Returns what it found."""
-    w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(SHAPE)
+    w = _ramp(SHAPE)
     analysis = analyse(Matrix.of(w), Shaping(*SHAPE, geometric=True))
     assert analysis is not None
     analysis.expected_bytes(0.1)
@@ -60,3 +77,7 @@ def compile_decoding() -> None:
     decoder.decode(CHUNKS[1], grid[0])
     lossless.decode_chunk(EXACT_CHUNK, 0, "U8", (BYTES,))
     decode_integers(COUNTING, 8)
+
+
+def _ramp(shape: tuple[int, int]) -> NDArray[np.float32]:
+    return np.linspace(-1, 1, shape[0] * shape[1], dtype=np.float32).reshape(shape)

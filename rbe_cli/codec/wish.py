@@ -19,6 +19,8 @@ _KIND_BELOW, _KINDNESS = 0.6, 0.9
 #: How many times finer or coarser steps may turn out than was thought before structures are chosen anew, and how often
 #: they are chosen at most.
 OTHERWISE, LOOKS = 1.4, 5
+#: What the relative error of Gaussian weights is more than 2 to the minus bits per weight.
+_PER_BIT = 1.038
 #: Relative error to compare pipelines at, at most and at least: that of 64 bits, as many as a weight can have.
 _MOST_ERROR, _LEAST_ERROR = 0.98, 2.0**-64
 
@@ -59,6 +61,11 @@ class Wish:
         """The step with which a matrix of Gaussian weights has the error, in units of their scale."""
         return tables.family(0).step_at(self.nrmse)
 
+    @property
+    def rate(self) -> float:
+        """Bits per weight that such a matrix takes at the error, about."""
+        return math.log2(_PER_BIT / self.nrmse)
+
     def at_step(self, step: float) -> Wish:
         """The same for a step that turned out to be another one."""
         return replace(self, nrmse=min(tables.family(0).error_at(step), _MOST_ERROR))
@@ -90,4 +97,4 @@ def reference_error(bits: float | None, nrmse: float | None) -> float:
     """
     if nrmse is not None:
         return nrmse
-    return min(max(math.exp2(-(bits or 4.0)) * 1.038, _LEAST_ERROR), _MOST_ERROR)
+    return min(max(math.exp2(-(bits or 4.0)) * _PER_BIT, _LEAST_ERROR), _MOST_ERROR)

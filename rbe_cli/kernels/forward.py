@@ -234,6 +234,14 @@ def layer_norm(x, gamma, beta, epsilon, out):
             to[j] = to[j] * factor * gamma[j] + beta[j]
 
 
+@njit(**JIT)
+def gelu(x, out):
+    """Write x Phi(x) to out, Phi the Gaussian distribution function, worked out in float64; x, out float32[n]."""
+    for i in range(x.shape[0]):
+        twice = np.float32(math.erf(np.float64(x[i] * np.float32(math.sqrt(0.5))))) + np.float32(1)
+        out[i] = twice * (np.float32(0.5) * x[i])
+
+
 @njit(**_LAYER)
 def _exponentials(x, scale):
     """Overwrite float32[n] with exp(scale (x - max x)); returns the sum.

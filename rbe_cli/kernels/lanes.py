@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -88,8 +87,13 @@ def store(typing_context, value, array, index):
     return types.none(value, array, types.uint64), code
 
 
-def symbols_intrinsic(expand: bool):
-    """The intrinsic `four_symbols`, with or without AVX-512's expansion."""
+def _has_expansion(context) -> bool:
+    """Whether the processor that is compiled for has AVX-512; `NUMBA_CPU_NAME` may say another than the one at hand."""
+    return "+avx512vl" in context.codegen().magic_tuple()[2].split(",")
+
+
+def symbols_intrinsic(expand: bool | None = None):
+    """The intrinsic `four_symbols`, with or without AVX-512's expansion, or where the processor has that."""
 
     @intrinsic
     def four_symbols(typing_context, x, s, words, at, classes, t, coded, step, slots, points, out):
@@ -121,6 +125,7 @@ def symbols_intrinsic(expand: bool):
         def code(context, builder, signature, arguments):
             b = builder
             x, s, _, at, _, t, coded, *_ = arguments
+            expanding = _has_expansion(context) if expand is None else expand
 
             def address(which, index):
                 return _at(context, b, signature, arguments, which, index)
@@ -135,7 +140,7 @@ def symbols_intrinsic(expand: bool):
             def deal(lows, at):
                 """Words for the lanes that have run low, lane by lane, and of each lane in the order of `lows`."""
                 count = len(lows)
-                if not expand:
+                if not expanding:
                     dealt = [ir.Constant(_VECTOR, ir.Undefined)] * count
                     for lane in range(WIDTH):
                         for i, low in enumerate(lows):
@@ -204,4 +209,4 @@ def symbols_intrinsic(expand: bool):
     return four_symbols
 
 
-four_symbols = symbols_intrinsic(expand=bool(llvmlite.binding.get_host_cpu_features().get("avx512vl", False)))
+four_symbols = symbols_intrinsic()

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import RBEError
+from rbe_cli.kernels import forward
 from rbe_cli.layers.linear import RBELinear
 from rbe_cli.layers.tile_cache import TileCache
 from rbe_cli.layers.weights import WeightSource
 
 Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def gelu_new(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -41,9 +41,8 @@ def gelu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     >>> gelu(np.array([-1, 0, 1], np.float32)).round(4)
     array([-0.1587,  0.    ,  0.8413], dtype=float32)
     """
-    y: NDArray[np.float32] = _erf(x * np.float32(math.sqrt(0.5))).astype(np.float32)
-    y += 1
-    y *= np.float32(0.5) * x
+    y = np.empty(x.shape, np.float32)
+    forward.gelu(np.ascontiguousarray(x).reshape(-1), y.reshape(-1))
     return y
 
 

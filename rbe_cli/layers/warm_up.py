@@ -6,6 +6,7 @@ import numpy as np
 
 from rbe_cli.layers.attention import KeyValueCache, RBEAttention
 from rbe_cli.layers.encoded import compress_array
+from rbe_cli.layers.ffn import gelu
 from rbe_cli.layers.layer_norm import RBELayerNorm
 from rbe_cli.layers.linear import RBELinear
 from rbe_cli.layers.weight_generator import WeightGenerator
@@ -25,6 +26,7 @@ def compile_layers() -> None:
             matrix.times_transposed(x)
         matrix.take(np.arange(3))
         WeightGenerator(matrix).at(np.arange(3), np.arange(3))
+    gelu(one)
     norm = RBELayerNorm(np.ones(40, np.float32), np.ones(40, np.float32), 1e-5)
     dense = RBELinear(DenseMatrix(w))
     RBEAttention([dense] * 3, dense, 2)(norm(one[None]), KeyValueCache(1, 2, 1, 20))

@@ -13,6 +13,7 @@ from rbe_cli.codec import rate_control
 from rbe_cli.codec.analysis import analyse
 from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import EXACT_BELOW
 
@@ -76,7 +77,7 @@ def _profile_tensor(matrix: Matrix, info: TensorInfo, snr: float) -> TensorProfi
     sums = np.zeros(4)
     largest = 0.0
     for top, band in matrix.bands():
-        values = matrix.exact(top, top + band.shape[0]).ravel()
+        values = matrix.exact(Tile(top, top + len(band), 0, matrix.columns)).ravel()
         with np.errstate(all="ignore"):
             squares = values * values
             sums += values.sum(), squares.sum(), squares @ values, squares @ squares

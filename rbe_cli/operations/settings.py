@@ -81,10 +81,11 @@ class Settings:
         alike.
     transform : str
         `auto` chooses structure and transform per tensor; `none`, `dct`, `dwt`, `klt` or `lowrank` is obeyed
-        wherever there is one to be had (a `klt` of more than 512 columns only for matrices 8 times longer than wide).
+        wherever there is one to be had (a `klt` where its basis takes less than half of the bits; of more than 512
+        columns only for matrices 8 times longer than wide).
     structure_only : bool
         No coded residual: low rank, or sparse blocks of `dct` or `dwt` with the 8 basis functions. More error at the
-        same size, but a layer that runs without forming its weights.
+        same size, but a layer that runs without forming its weights. Of `effort`, only how close it comes counts then.
     k, block : int
         Levels of the wavelet; size of the blocks of `dct` and `dwt`.
     threshold : float
@@ -154,8 +155,6 @@ class Settings:
         if self.lossless and not self.overrides and (self.structure_only or chosen not in (None, "none")):
             other = "--structure-only" if self.structure_only else f"--transform {chosen}"
             raise UsageError(f"--lossless leaves nothing for {other} to do; give one of them")
-        if self.structure_only and chosen in ("none", "klt"):
-            raise UsageError(f"--structure-only needs --transform auto, dct, dwt or lowrank, not {chosen!r}")
         for name in ("include", "exclude"):
             for pattern in getattr(self, name):
                 try:
@@ -163,6 +162,21 @@ class Settings:
                 except re.error as error:
                     raise UsageError(f"--{name} {pattern!r}: not a regular expression ({error})") from None
         object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
+        if self.structure_only:
+            self._check_structure_only()
+
+    def _check_structure_only(self) -> None:
+        """Raise UsageError for what would do nothing without a coded residual."""
+        if self.transform in ("none", "klt"):
+            raise UsageError(f"--structure-only needs --transform auto, dct, dwt or lowrank, not {self.transform!r}")
+        if self.importance is not None:
+            raise UsageError("--structure-only codes no weight whose step could follow --importance; give one of them")
+        more = [text for text, (_, goal) in zip(self.overrides, self._overrides, strict=True) if goal.kind == _MORE]
+        if more and self.nrmse is None and self.rmse is None:
+            raise UsageError(
+                f"--override {more[0]!r}: with --structure-only no tensor has a finer step than others; "
+                "write bits:N, or ask for --nrmse or --rmse"
+            )
 
     def check_patterns(self, names: Sequence[str]) -> None:
         """Raise UsageError for a pattern that finds none of a checkpoint's tensors: it would do nothing, unnoticed."""

@@ -69,9 +69,8 @@ def test_forecast_of_what_is_out_of_reach(run: Run) -> None:
     assert "cannot be that small" in done.err
 
 
-@pytest.mark.parametrize("wish", [("--bits", 0.1), ("--bits", 4, "--transform", "klt"), ("--size", "20kB")])
+@pytest.mark.parametrize("wish", [("--bits", 0.1), ("--bits", 0.1, "--transform", "klt"), ("--size", "20kB")])
 def test_forecast_of_what_is_out_of_reach_says_what_the_run_says(run: Run, wish: tuple[object, ...]) -> None:
-    """A basis of its own takes more than 4 bits per weight of such small matrices."""
     command = ("compress", "mini-gpt2", *wish, "--effort", 0, "-o", "out", "-q")
     forecast, done = run(*command, "--dry-run"), run(*command)
     assert forecast.code == done.code == 1
@@ -81,10 +80,18 @@ def test_forecast_of_what_is_out_of_reach_says_what_the_run_says(run: Run, wish:
 
 
 def test_forecast_too_near_the_least_size_to_tell_says_so(run: Run) -> None:
-    done = run("compress", "mini-gpt2", "--bits", 12.4, "--transform", "klt", "--effort", 0, "--dry-run")
+    done = run("compress", "mini-gpt2", "--bits", 0.452, "--effort", 0, "--dry-run")
     assert done.code == 0
     assert "too close to tell" in done.err
     assert "too close to tell" not in run("compress", "mini-gpt2", "--bits", 1, "--effort", 0, "--dry-run").err
+
+
+def test_a_basis_that_would_take_most_of_the_bits_is_none(run: Run) -> None:
+    done = run("compress", "mini-gpt2", "--bits", 4, "--transform", "klt", "--dry-run", "--json")
+    assert done.code == 0
+    methods = {tuple(t["shape"]): t["choice"]["name"] for t in json.loads(done.out)["tensors"] if t["nrmse"]}
+    assert methods[512, 128] == "klt"
+    assert methods[128, 512] == "none"
 
 
 def test_forecast_keeps_budgets(run: Run) -> None:

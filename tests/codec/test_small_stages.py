@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rbe_cli.codec import tables
 from rbe_cli.codec.parameters import SIZE, Parameters
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Matrix, view_shape
-from rbe_cli.codec.tiles import LONG_ROW, TILE, Grid
+from rbe_cli.codec.tiles import LONG_ROW, TILE, Grid, Tile
 from rbe_cli.errors import Damage
 from tests.codec import battery
 
@@ -37,6 +38,30 @@ def test_matrix_gives_its_rows(dtype: str) -> None:
     bands = list(matrix.bands())
     assert np.array_equal(np.concatenate([band for _, band in bands]), w.astype(np.float32))
     assert [top for top, _ in bands] == np.cumsum([0, *(len(band) for _, band in bands)])[:-1].tolist()
+
+
+class _Counted:
+    """Bytes of which it is noted how many were read."""
+
+    def __init__(self, raw: NDArray[np.uint8]) -> None:
+        self.raw, self.size, self.read = raw, raw.size, 0
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        self.read += self.raw[part].size
+        return self.raw[part]
+
+
+@pytest.mark.parametrize("dtype", battery.DTYPES)
+@pytest.mark.parametrize("tile", [Tile(1, 2, 3, 40), Tile(2, 3, 90, 97), Tile(1, 4, 0, 97), Tile(0, 0, 0, 97)])
+def test_a_tile_is_read_without_the_rest_of_its_row(dtype: str, tile: Tile) -> None:
+    w = battery.cast("primes", dtype)[:5, :97]
+    raw = _Counted(battery.raw_bytes(w))
+    matrix = Matrix(raw, dtype, *w.shape)
+    part = w[tile.top : tile.bottom, tile.left : tile.right].astype(np.float64)
+    np.testing.assert_array_equal(matrix.piece(tile), part.astype(np.float32))
+    np.testing.assert_array_equal(matrix.exact(tile), part)
+    assert matrix.squared_error(matrix.piece(tile), tile) == pytest.approx(0, abs=1e-9)
+    assert raw.read == 4 * tile.size * w.itemsize
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))

@@ -105,8 +105,8 @@ def test_a_named_transform_is_obeyed(transform: str) -> None:
 
 
 def test_a_named_klt_of_few_rows_is_no_other_transform() -> None:
-    """Its basis is as large as the matrix; the forecast has to say so."""
-    matrix, asked = matrix_of(low(80, 64)), wish(3, "klt")
+    """Its basis is a good part of what it takes; the forecast has to say so."""
+    matrix, asked = matrix_of(low(80, 64)), wish(12, "klt")
     chosen, expected = prepare(matrix, PLAIN, asked), estimate(matrix, PLAIN, asked, STATES)
     assert chosen is not None
     assert expected is not None
@@ -298,11 +298,22 @@ def test_extent() -> None:
         assert analyse(matrix_of(w)) is None
 
 
+def test_no_basis_where_it_would_take_much_of_the_bits() -> None:
+    assert may_have_basis(512, 512, 12)
+    assert not may_have_basis(512, 512, 4)
+    assert may_have_basis(4096, 512, 0.1), "a basis costs little there"
+    matrix = matrix_of(low(128, 120))
+    chosen, otherwise = (prepare(matrix, PLAIN, wish(bits, "klt")) for bits in (3, 14))
+    assert chosen is not None
+    assert otherwise is not None
+    assert (chosen.name, otherwise.name) == ("none", "klt")
+
+
 def test_no_basis_where_it_would_take_more_than_the_matrix_is_allowed() -> None:
-    assert may_have_basis(512, 512)
-    assert may_have_basis(32768, 4096)
-    assert not may_have_basis(4096, 4096)
-    assert not may_have_basis(1 << 20, 4097)
+    assert may_have_basis(1536, 512, 4)
+    assert may_have_basis(32768, 4096, 4)
+    assert not may_have_basis(4096, 4096, 16)
+    assert not may_have_basis(1 << 20, 4097, 16)
     matrix = matrix_of(low(600, 576))
     chosen = prepare(matrix, PLAIN, wish(3, "klt"))
     assert chosen is not None

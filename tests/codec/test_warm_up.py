@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rbe_cli import models
 from rbe_cli.codec import lossless, warm_up
@@ -37,7 +38,7 @@ def compiled():
         for kernel in found if isinstance(kernel, Dispatcher) for types in kernel.signatures
     )
 
-wanted, model, packed, out = sys.argv[1:]
+wanted, model, packed, importance, out = sys.argv[1:]
 getattr(warm_up, f"compile_{wanted}")()
 before = compiled()
 if wanted == "decoding":
@@ -45,16 +46,24 @@ if wanted == "decoding":
 elif wanted == "analysis":
     profile(open_checkpoint(Path(model)), snr=30.0, threads=1)
 else:
-    compress(open_checkpoint(Path(model)), Path(out), Settings(jobs=1))
+    wishes = {
+        "all": {},
+        "structure": {"structure_only": True, "overrides": ("attn=bits:4", "wte=lossless")},
+        "feedback": {"importance": Path(importance)},
+    }
+    compress(open_checkpoint(Path(model)), Path(out), Settings(jobs=1, **wishes[wanted]))
 print(json.dumps([before, compiled()]))
 """
 
 
-@pytest.mark.parametrize("wanted", ["all", "analysis", "decoding"])
+@pytest.mark.parametrize("wanted", ["all", "analysis", "decoding", "structure", "feedback"])
 def test_nothing_is_compiled_while_a_command_works(wanted: str, compressed: Path, tmp_path: Path) -> None:
+    importance = tmp_path / "importance.safetensors"
+    name, inputs = "transformer.h.0.mlp.c_fc.weight", 128
+    save_file({name: np.ones(inputs), name + ".moments": np.eye(inputs)}, importance)
+    files = map(str, (MINI_GPT2, compressed, importance, tmp_path / "out"))
     done = subprocess.run(
-        [sys.executable, "-c", _WORK, wanted, str(MINI_GPT2), str(compressed), str(tmp_path / "out")],
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", _WORK, wanted, *files], capture_output=True, text=True, check=True
     )  # fmt: skip
     before, after = json.loads(done.stdout.splitlines()[-1])
     assert before

@@ -86,6 +86,13 @@ def test_layer_norm(hidden: int) -> None:
     near(out, naive.layer_norm(x, gamma, beta, 1e-5))
 
 
+def test_gelu() -> None:
+    x = np.concatenate([4 * normal(500), np.float32([0, -0.0, 20, -20, 1e30, np.inf, np.nan])])
+    out = np.empty_like(x)
+    forward.gelu(x, out)
+    np.testing.assert_array_equal(out, naive.gelu(x))
+
+
 @pytest.mark.parametrize(("seen", "size", "spread"), [(1, 1, 1.0), (6, 5, 1.0), (9, 64, 30.0), (70, 8, 1e4)])
 def test_attend_one(seen: int, size: int, spread: float) -> None:
     new = [normal(2, 3 * size) * np.float32(factor) for factor in (spread, 1, 1)]

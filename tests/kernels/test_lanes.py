@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 from numba import njit
 
-from rbe_cli.codec import tables
+from rbe_cli.codec import tables, warm_up
+from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.trellis import trellis
 from rbe_cli.kernels import lanes
 from tests import naive
+from tests.command_line import ENVIRONMENT
 
 STATES = 64
 AVX512 = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl", False))
@@ -65,3 +70,20 @@ def test_like_the_twin(expand: bool, raw: bool) -> None:
             assert out[t : t + 4].tolist() == points
             seen.add(after - at)
     assert seen >= set(range(7 if raw else 5))
+
+
+_GENERIC = """
+import numpy as np
+from rbe_cli.codec import warm_up
+from rbe_cli.codec.tensor_codec import open_tensor
+decoder, grid = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
+print(decoder.decode(warm_up.CHUNKS[1], grid[0]).tobytes().hex())
+"""
+
+
+def test_another_processor_is_compiled_for(tmp_path: Path) -> None:
+    decoder, grid = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
+    generic = ENVIRONMENT | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", _GENERIC], env=generic, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.strip() == decoder.decode(warm_up.CHUNKS[1], grid[0]).tobytes().hex()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.operations.forecast import forecast
-from rbe_cli.operations.settings import Settings
+from rbe_cli.operations.settings import Goal, Settings
 from tests.synthetic import BF16, compress_to, decode_to, folder_bytes, read_tensors, scaled_normal
 
 
@@ -193,6 +194,27 @@ def test_settings_that_make_no_sense(wrong: dict[str, object]) -> None:
     assert error.value.exit_code == 2
     assert all("--" + name in str(error.value) for name in wrong)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"importance": Path("importance.safetensors")}, "--importance"),
+        ({"overrides": ("a=lossless", "b=bits:+2")}, "--override 'b=bits:+2'"),
+        ({"overrides": ("b=bits:-2",), "ratio": 40.0}, "--override 'b=bits:-2'"),
+    ],
+    ids=str,
+)
+def test_what_structure_only_would_ignore_is_refused(wishes: dict[str, Any], words: str) -> None:
+    Settings(**wishes)
+    with pytest.raises(UsageError, match=re.escape(words)) as error:
+        Settings(structure_only=True, **wishes)
+    assert "--structure-only" in str(error.value)
+
+
+def test_structure_only_has_errors_of_single_tensors() -> None:
+    settings = Settings(nrmse=0.2, overrides=("b=bits:+1",), structure_only=True)
+    assert settings.goal("b", 1.0) == Goal("nrmse", 0.1)
 
 
 def test_settings_by_default() -> None:
