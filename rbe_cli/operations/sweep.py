@@ -47,7 +47,7 @@ class Point:
     seconds : float
         Wall time of the compression.
     encode_ns, decode_ns : float or None
-        Processor time per trellis-coded weight.
+        Processor time per weight of the tensors that are not exact.
     problem : str
         Why it could not be done; empty if it was.
     """
@@ -209,17 +209,11 @@ def _measure(checkpoint: Checkpoint, settings: Settings) -> Point:
         except RBEError as error:
             return Point(settings.recorded(), problem=str(error).removeprefix(f"{checkpoint.name}: "))
         checked = verify(out, threads=settings.threads)
-        tensors = tuple(written.manifest.tensors)
-        inexact = [tensor for tensor in tensors if tensor.name in written.encode_ns]
-        work = sum(written.encode_ns[tensor.name] * tensor.elements for tensor in inexact)
+        checked.require_sound()
         return Point(
-            settings.recorded(),
-            tensors,
-            checked.size,
-            written.seconds,
-            work / sum(tensor.elements for tensor in inexact) if inexact else None,
-            checked.nanoseconds / checked.trellis_elements if checked.trellis_elements else None,
-        )
+            settings.recorded(), tuple(written.manifest.tensors), checked.size, written.seconds,
+            written.encode_ns_per_weight, checked.decode_ns_per_weight,
+        )  # fmt: skip
 
 
 def _key(settings: Settings, source: list[str], checkpoint: Checkpoint) -> str:
