@@ -142,12 +142,15 @@ def _markdown_cell(cell: Any) -> str:
 def method_text(tensor: TensorEntry, detail: str | None = None) -> str:
     """`trellis`, or `trellis, klt +1.29 dB` where a structure or transform was chosen and gained so much.
 
-    With `detail` (which may be empty), that, and the runner-up.
+    With `detail` (which may be empty), that, and the runner-up. A coder and a choice of one name are named once.
     """
     choice = tensor.choice
     if choice is None:
         return tensor.method + (detail or "")
-    text = tensor.method if choice.name == "none" else f"{tensor.method}, {choice.name} {choice.gain_db:+.2f} dB"
+    text = tensor.method
+    if choice.name != "none":
+        name = choice.name if choice.name.startswith(text) else f"{text}, {choice.name}"
+        text = f"{name} {choice.gain_db:+.2f} dB"
     if detail is not None:
         text += detail
         if choice.runner_up:
