@@ -22,6 +22,7 @@ from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
     from rbe_cli.container.manifest import Manifest, TensorEntry
+    from rbe_cli.operations.model_quality import Estimate
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
@@ -37,6 +38,16 @@ _SPARE = (
 def number(value: float, form: str) -> str:
     """A figure, or a dash where there is none."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def estimate_text(estimate: Estimate, form: str) -> str:
+    """A figure and its standard error; a sign that `form` asks for is the figure's alone."""
+    return f"{number(estimate.value, form)} +- {number(estimate.error, form.replace('+', ''))}"
+
+
+def estimate_json(estimate: Estimate) -> dict[str, float | None]:
+    """The same in the JSON documents."""
+    return {"value": finite(estimate.value), "error": finite(estimate.error)}
 
 
 def shape_text(shape: Sequence[int]) -> str:

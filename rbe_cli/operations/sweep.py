@@ -25,12 +25,10 @@ from rbe_cli.operations.verify import verify
 
 #: Rates of a sweep of nothing else.
 DEFAULT_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
-#: What can be best, and whether more of it is better.
-OBJECTIVES = {"gap": False, "snr": True, "bits": False, "encode": False, "decode": False}
+#: Of what can be best; of the rest, less is.
+_MORE_IS_BETTER = ("snr",)
 #: Sizes up to this much larger count as equal: rate control meets them to half a percent.
 _EQUAL = 1.005
-#: Columns a table can be sorted by.
-SORTS = ("bits", "ratio", "size", "nrmse", "snr", "gap", "encode", "decode", "seconds")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Point:
         return max((tensor.nrmse for tensor in self.tensors), default=0.0)
 
     def figure(self, column: str) -> float | None:
-        """A figure by the name of its column in OBJECTIVES or SORTS."""
+        """A figure by the name of its column in SWEEP_OBJECTIVES or SWEEP_SORTS."""
         error = self.error
         figures: dict[str, float | None] = {
             "bits": self.bits,
@@ -267,7 +265,7 @@ def best(points: Sequence[Point], allowed: Sequence[int], objective: str) -> int
     found = [(value, i) for value, i in figures if value is not None and not math.isnan(value)]
     if not found:
         return None
-    sign = -1 if OBJECTIVES[objective] else 1
+    sign = -1 if objective in _MORE_IS_BETTER else 1
     return min(found, key=lambda entry: (sign * entry[0], entry[1]))[1]
 
 
