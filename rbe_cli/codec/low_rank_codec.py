@@ -126,20 +126,20 @@ def row_bands(matrix: Matrix) -> Grid:
     return Grid.of(matrix.rows, matrix.columns, whole_rows=True)
 
 
-def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid, float, float]:
-    """Read the chunk: decoder, grid, and rms and nrmse as they were measured. Raises Damage."""
-    rows, rms, nrmse = unpack_head(first_chunk, elements)
+def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid]:
+    """Read the chunk: decoder and grid. Raises Damage."""
+    rows = _unpack_head(first_chunk, elements)
     low_rank, used = LowRank.unpack(first_chunk[HEAD.size :], rows, elements // rows)
     if HEAD.size + used != len(first_chunk):
         raise Damage("low rank tensor is too long")
-    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True), rms, nrmse
+    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True)
 
 
-def unpack_head(first_chunk: bytes, elements: int) -> tuple[int, float, float]:
-    """Rows, rms and nrmse of the chunk. Raises Damage."""
+def _unpack_head(first_chunk: bytes, elements: int) -> int:
+    """The rows, as the head says. Raises Damage."""
     if len(first_chunk) < HEAD.size:
         raise Damage("low rank tensor is cut short")
     rows, rms, nrmse = HEAD.unpack_from(first_chunk)
     if rows < 1 or elements < 1 or elements % rows or not (math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
         raise Damage("head of a low rank tensor makes no sense")
-    return rows, rms, nrmse
+    return int(rows)

@@ -42,7 +42,6 @@ _SHARPER = 0.6
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
-_MAX_INDEX = 1 << 28
 #: Blocks are fitted together up to so many elements; bytes that this takes for each of them.
 _FITTED, _FIT_BYTES = 1 << 17, 56
 #: Bytes that a tile takes for each of its elements while it is fitted, and while it is encoded and decoded again.
@@ -82,11 +81,11 @@ class SparseForm:
         return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
 
 
-def sparse_form(matrix: Matrix, kind: str, block: int, levels: int, with_basis: bool) -> SparseForm:
-    """The form an encoder uses for a matrix."""
+def sparse_form(matrix: Matrix, kind: str, block: int, levels: int) -> SparseForm:
+    """The form an encoder uses for a matrix: with the basis functions."""
     block = min(block, _LARGEST_BLOCK)
     grid = Grid.of(matrix.rows, matrix.columns, block, whole_rows=True, tile=_TILE)
-    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, with_basis, grid)
+    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, True, grid)
 
 
 class _Tables(NamedTuple):
@@ -420,8 +419,8 @@ class SparseDecoder:
                     part += smooth.reshape(shape).astype(np.float32)
 
 
-def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float, float]:
-    """Read a tensor's first chunk: its decoder, and rms and nrmse as they were measured. Raises Damage."""
+def open_sparse(first_chunk: bytes, elements: int) -> SparseDecoder:
+    """The decoder of a tensor, from its first chunk. Raises Damage."""
     if len(first_chunk) != HEAD.size:
         raise Damage("head of a sparse tensor has the wrong size")
     transform, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = HEAD.unpack(first_chunk)
@@ -442,4 +441,4 @@ def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float
     if not plausible_tile(height, elements // rows, block, elements // rows):
         raise Damage("head of a sparse tensor holds an impossible tile")
     grid = Grid(rows, elements // rows, height, elements // rows)
-    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step), rms, nrmse
+    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step)

@@ -27,9 +27,8 @@ CLASSES = 56
 #: Low bits of k sent as they are: at most this many, so classes end at CLASSES + 8 * MAX_RAW_BITS.
 MAX_RAW_BITS = 16
 MAX_CLASS = CLASSES + 8 * MAX_RAW_BITS
-#: Exponents of the generalised Gaussian densities the families were made for, and their names.
+#: Exponents of the generalised Gaussian densities the families were made for: Gauss, in between, Laplace.
 FAMILY_EXPONENTS = (2.0, 1.4, 1.0)
-FAMILIES = ("gauss", "between", "laplace")
 #: Price of a bit in squared steps the tables were made with, and the encoder's default.
 LAGRANGIAN = 0.4
 #: States of the trellis they were made with.
