@@ -26,6 +26,9 @@ MOST_COMPONENTS = 256
 #: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
 #: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
 _OVERHEAD = -0.05
+#: Bytes a forecast counts beside the factors' numbers: for the heads and the lanes' states of both, and for each
+#: component. Nominal; what the factors' scales take is left out.
+_HEAD_BYTES, _COMPONENT_BYTES = 140, 2
 #: Bytes that looking for the singular vectors takes for each element.
 _FIT_BYTES = 8
 
@@ -76,7 +79,7 @@ class LowRankAnalysis:
     def expected_bytes(self, step: float) -> float:
         """Size of the chunk at a step."""
         kept, bits, _ = self._components(step)
-        return bits / 8 + HEAD.size + 140 + 2 * kept
+        return bits / 8 + HEAD.size + _HEAD_BYTES + _COMPONENT_BYTES * kept
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""

@@ -50,6 +50,13 @@ _ANALYSIS_BYTES, _ENCODE_BYTES = 4, 24
 _RANKS, _PIECE = 1 << 14, 1 << 17
 
 
+#: What a forecast counts. Bits: of a function's weight, beyond the logarithm of what it is in steps, and of one that is
+#: rounded to 0; of a coefficient, beyond those of what it is in steps and of how far it is from the one before. Bytes:
+#: of a tile, for how its stream begins and ends. Nominal: on the guide's own model and on white noise, 512 x 512, the
+#: sum is from 2 % below to 13 % above what is written.
+_WEIGHT_BITS, _ZERO_BITS, _COEFFICIENT_BITS, _TILE_BYTES = 2.5, 0.3, 3.7, 6
+
+
 @dataclass(frozen=True)
 class SparseForm:
     """Everything but the numbers: block, transform, and the cut into tiles."""
@@ -235,10 +242,11 @@ class SparseAnalysis:
         rank = self._kept(tables, step)
         kept = int(tables.ranks[rank])
         log_step = math.log2(step)
-        bits = float(np.maximum(tables.weight_logs - log_step + 2.5, 0.3).sum())
+        bits = float(np.maximum(tables.weight_logs - log_step + _WEIGHT_BITS, _ZERO_BITS).sum())
         if kept:
-            bits += tables.logs[rank] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
-        return bits / 8 + len(self.form.grid) * 6 + HEAD.size
+            apart = math.log2(self._areas / kept)
+            bits += tables.logs[rank] - kept * log_step + kept * (apart + _COEFFICIENT_BITS)
+        return bits / 8 + len(self.form.grid) * _TILE_BYTES + HEAD.size
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""

@@ -19,6 +19,9 @@ _KIND_BELOW, _KINDNESS = 0.6, 0.9
 #: How many times finer or coarser steps may turn out than was thought before structures are chosen anew, and how often
 #: they are chosen at most.
 OTHERWISE, LOOKS = 1.4, 5
+#: Relative error of Gaussian weights over Shannon's 2^-bits: the trellis the tables are for, of 64 states, is 0.32 dB
+#: above it.
+_ABOVE_SHANNON = 1.038
 #: Relative error to compare pipelines at, at most.
 _MOST_ERROR = 0.98
 
@@ -90,4 +93,4 @@ def reference_error(bits: float | None, nrmse: float | None) -> float:
     """
     if nrmse is not None:
         return nrmse
-    return min(math.exp2(-(bits or 4.0)) * 1.038, _MOST_ERROR)
+    return min(math.exp2(-(bits or 4.0)) * _ABOVE_SHANNON, _MOST_ERROR)
