@@ -36,7 +36,7 @@ def command(
 
     With --against, the error of every tensor is measured on the decoded weights and compared with what the manifest
     claims. Exit code 4 if anything is damaged or any claim is not true; the rest is checked all the same, and --json
-    lists all problems.
+    lists all problems. Files that the manifest does not name are noted, and count for nothing.
 
     Examples:
 

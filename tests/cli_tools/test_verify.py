@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.command_line import Run
 from tests.forge import edit_manifest
@@ -62,6 +64,17 @@ def test_every_kind_of_tensor(run: Run, tiny_source: Path, tmp_path: Path) -> No
     done = run("verify", "tiny.rbe", "--against", tiny_source)
     assert done.code == 0, done.err
     assert "has the files that were compressed" in done.out
+
+
+@pytest.mark.parametrize("options", [("--structure-only",), ("--lossless",), ()])
+def test_decode_and_verify_time_the_same_tensors(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """All that are not exact: those without a coded residual are among them."""
+    low = np.random.default_rng(0).standard_normal((2, 128, 4), np.float32)
+    save_file({"w": low[0] @ low[1].T}, tmp_path / "low.safetensors")
+    assert run("compress", "low.safetensors", "-o", "low.rbe", "-q", *options).code == 0
+    for command in (("verify", "low.rbe"), ("decode", "low.rbe", "-o", "back.safetensors")):
+        speed = run(*command, "--json", "-q").json()["decode_ns_per_weight"]
+        assert (speed is None) == (options == ("--lossless",))
 
 
 def test_other_files_with_the_same_tensors(run: Run, sharded_source: Path, tmp_path: Path) -> None:
