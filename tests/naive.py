@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+
+from tests.reference_decoder import RangeDecoder, Refused, read_number
 
 LANES = 8
 #: Ungerboeck's parity polynomials, octal as in the literature: states -> (h0, h1).
@@ -36,6 +38,15 @@ def raw_bits(c: int, coded: int) -> int:
     return -(-max(c - coded, 0) // 8)
 
 
+def symbol_of(v: np.float32, c: int, r: int, higher: bool) -> int:
+    """The symbol k whose point 2 k + u, n = r mod 4, is the next below v, or the `higher` one of the two around it."""
+    if c in (0, 255):
+        return r >> 1
+    quarter = np.floor(v * _F(0.25))
+    below = v - _F(4) * quarter < _F(r)
+    return 2 * int(quarter) + (r >> 1) - (2 if below else 0) + (2 if higher else 0)
+
+
 def branch_choices(v: np.float32, c: int, coded: int, price: np.ndarray) -> list[tuple[np.float32, int]]:
     """(cost, k) of the cheapest symbol of each subset n mod 4; `price` is float32[C, 2 R + 1, 2, 2].
 
@@ -53,7 +64,7 @@ def branch_choices(v: np.float32, c: int, coded: int, price: np.ndarray) -> list
     choices = []
     for r in range(4):
         union, below = r & 1, rest < _F(r)
-        low = q + (r >> 1) - (2 if below else 0)
+        low = symbol_of(v, c, r, False)
         candidates = []
         for k in (low, low + 2):
             at = min(max(k >> m, -reach), reach) + reach
@@ -386,27 +397,93 @@ def _bits_of(value: int, before: int) -> Iterator[tuple[int, int]]:
 
 
 def encode_integers(values: Sequence[int]) -> bytes:
+    """Small integers, each in contexts that depend on whether the one before was 0."""
+    pairs = itertools.pairwise((0, *map(int, values)))
+    return _range_coded(bit for before, value in pairs for bit in _bits_of(value, int(before != 0)))
+
+
+def _range_coded(bits: Iterable[tuple[int, int]]) -> bytes:
     """The range coder on one big integer: no carries to resolve."""
     low, width, shifts = 0, 0xFFFFFFFF, 0
-    probability = [1024] * (4 + _UNARY)
-    before = 0
-    for value in values:
-        for context, bit in _bits_of(int(value), before):
-            if context < 0:
-                bound = width >> 1
-                low, width = low + (bound if bit else 0), bound
+    probability: defaultdict[int, int] = defaultdict(lambda: 1024)
+    for context, bit in bits:
+        if context < 0:
+            bound = width >> 1
+            low, width = low + (bound if bit else 0), bound
+        else:
+            bound = (width >> 11) * probability[context]
+            if bit:
+                low, width = low + bound, width - bound
+                probability[context] -= probability[context] >> 4
             else:
-                bound = (width >> 11) * probability[context]
-                if bit:
-                    low, width = low + bound, width - bound
-                    probability[context] -= probability[context] >> 4
-                else:
-                    width = bound
-                    probability[context] += (2048 - probability[context]) >> 4
-            while width < 1 << 24:
-                low, width, shifts = low << 8, width << 8, shifts + 1
-        before = int(value != 0)
+                width = bound
+                probability[context] += (2048 - probability[context]) >> 4
+        while width < 1 << 24:
+            low, width, shifts = low << 8, width << 8, shifts + 1
     return low.to_bytes(shifts + 4, "big").rstrip(b"\0")
+
+
+# Sparse blocks: (weights of the basis functions, {place in the scan: value}) each
+
+Block = tuple[list[int], dict[int, int]]
+_COUNT, _GAP, _VALUE = 8, 9, 10
+
+
+def _bits_of_number(value: int, context_set: int) -> Iterator[tuple[int, int]]:
+    """(context, bit) of an integer >= 0: its length in unary, then its bits below the leading one."""
+    base, digits = 128 * context_set, f"{value + 1:b}"[1:]
+    yield from ((base + place, 1) for place in range(len(digits)))
+    yield base + len(digits), 0
+    tree = base + 32 + 3 * len(digits)
+    contexts = [tree, tree + 1 + int(digits[:1] or 0)]
+    for place, digit in enumerate(digits):
+        yield (contexts[place] if place < 2 else -1), int(digit)
+
+
+def encode_blocks(blocks: Sequence[Block]) -> bytes:
+    """The blocks of one tile."""
+
+    def bits() -> Iterator[tuple[int, int]]:
+        for weights, coefficients in blocks:
+            for j, weight in enumerate(weights):
+                yield from _bits_of_number(abs(weight), j)
+                if weight:
+                    yield -1, int(weight < 0)
+            yield from _bits_of_number(len(coefficients), _COUNT)
+            before = -1
+            for place, value in sorted(coefficients.items()):
+                yield from _bits_of_number(place - before - 1, _GAP)
+                yield from _bits_of_number(abs(value) - 1, _VALUE)
+                yield -1, int(value < 0)
+                before = place
+
+    return _range_coded(bits())
+
+
+def decode_blocks(data: bytes, areas: Sequence[int], functions: int) -> list[Block] | None:
+    """The way back, by the decoder that docs/FORMAT.md describes; None if the data is damaged."""
+    coder = RangeDecoder(data, 128 * 11)
+    blocks: list[Block] = []
+    try:
+        for area in areas:
+            weights, coefficients, place = [], {}, -1
+            for j in range(functions):
+                weight = read_number(coder, j)
+                weights.append(-weight if weight and coder.plain() else weight)
+            count = read_number(coder, _COUNT)
+            if count > area:
+                return None
+            for _ in range(count):
+                place += 1 + read_number(coder, _GAP)
+                value = read_number(coder, _VALUE) + 1
+                coefficients[place] = -value if coder.plain() else value
+                if place >= area:
+                    return None
+            blocks.append((weights, coefficients))
+        coder.finish()
+    except Refused:
+        return None
+    return blocks
 
 
 # The scale field
@@ -477,6 +554,11 @@ def scales_of(steps: Sequence[int], classes: Sequence[int], zero: int, eighths: 
         return np.array(
             [0 if c == zero else np.ldexp(eighths[a % 8], a // 8) for a, c in zip(steps, classes, strict=True)], _F
         )
+
+
+def multiply_line(points: np.ndarray, outer: np.float32, inner: np.ndarray) -> list[np.float32]:
+    """Points times their steps, the step rounded first."""
+    return [point * (outer * scale) for point, scale in zip(points, inner, strict=True)]
 
 
 def classify(outer: Sequence[int], inner: Sequence[int], base: int, highest: int) -> list[list[int]]:

@@ -376,8 +376,8 @@ def _sparse_plain(pool: ThreadPoolExecutor) -> EncodedTensor:
     """Sparse blocks without basis functions, in two tiles."""
     array = np.ascontiguousarray(smooth(40, 36, 122), np.float32)
     matrix = Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
-    form = sparse_codec.sparse_form(matrix, "dwt", 8, 2, with_basis=False)
-    form = dataclasses.replace(form, grid=dataclasses.replace(form.grid, height=24))
+    form = sparse_codec.sparse_form(matrix, "dwt", 8, 2)
+    form = dataclasses.replace(form, with_basis=False, grid=dataclasses.replace(form.grid, height=24))
     energy = float((array.astype(np.float64) ** 2).sum())
     analysis = sparse_codec.SparseAnalysis(matrix, form, energy, 0.0)
     chunks = sparse_codec.SparseEncoding(analysis, 0.3, pool).result().chunks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from rich.table import Table
 from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import Plain, WithDefault
-from rbe_cli.cli.tables import number, size_text
+from rbe_cli.cli.tables import estimate_json, estimate_text, number, size_text
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, ModelBounds, judge, option_of
 from rbe_cli.operations.figures import finite
@@ -23,7 +22,6 @@ from rbe_cli.operations.sizes import parse_size
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_model import ModelBench, Variant
-    from rbe_cli.operations.model_quality import Estimate
     from rbe_cli.operations.model_speed import Rate
 
 app = typer.Typer(
@@ -188,14 +186,14 @@ def _print(console: Console, path: str, done: ModelBench, judged: list[Budget], 
     for column in ("reference", "compressed", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     ratio = quality.perplexity_ratio
-    rows = [("perplexity", quality.reference_perplexity, quality.perplexity, f"x {_plus_minus(ratio, '.5f')}")]
+    rows = [("perplexity", quality.reference_perplexity, quality.perplexity, f"x {estimate_text(ratio, '.5f')}")]
     if done.are_bytes:
-        bits = [e.scaled(1 / math.log(2)) for e in (quality.reference_loss, quality.loss, quality.loss_difference)]
-        rows.append(("bits per byte", bits[0], bits[1], _plus_minus(bits[2], "+.5f")))
+        bits = [done.bits_per_byte(e) for e in (quality.reference_loss, quality.loss, quality.loss_difference)]
+        rows.append(("bits per byte", bits[0], bits[1], estimate_text(bits[2], "+.5f")))
     for name, original, compressed, difference in rows:
-        table.add_row(name, _plus_minus(original, ".4f"), _plus_minus(compressed, ".4f"), difference)
-    table.add_row("KL, nats per token", "", "", _plus_minus(quality.kl, ".6f"))
-    table.add_row("top-1 agreement, %", "", "", _plus_minus(quality.top1.scaled(100), ".3f"))
+        table.add_row(name, estimate_text(original, ".4f"), estimate_text(compressed, ".4f"), difference)
+    table.add_row("KL, nats per token", "", "", estimate_text(quality.kl, ".6f"))
+    table.add_row("top-1 agreement, %", "", "", estimate_text(quality.top1.scaled(100), ".3f"))
     tables.show(console, table, markdown)
     if done.variants:
         tables.show(console, _variant_table(done.variants), markdown)
@@ -224,18 +222,12 @@ def _variant_table(variants: list[Variant]) -> Table:
     return table
 
 
-def _plus_minus(estimate: Estimate, form: str) -> str:
-    error = number(estimate.error, form.replace("+", ""))
-    return f"{number(estimate.value, form)} +- {error}"
-
-
 def _rate(rate: Rate) -> str:
     return f"{rate.median:.0f} ({rate.low:.0f} to {rate.high:.0f})"
 
 
 def _document(path: str, done: ModelBench, judged: list[Budget]) -> dict[str, Any]:
     quality = done.quality
-    bits = 1 / math.log(2) if done.are_bytes else math.nan
     return {
         "command": "bench model",
         "path": path,
@@ -247,13 +239,13 @@ def _document(path: str, done: ModelBench, judged: list[Budget]) -> dict[str, An
         "tokens": quality.tokens,
         "windows": quality.windows,
         "context": done.context,
-        "perplexity": _json(quality.perplexity),
-        "reference_perplexity": _json(quality.reference_perplexity),
-        "perplexity_ratio": _json(quality.perplexity_ratio),
-        "bits_per_byte": _json(quality.loss.scaled(bits)),
-        "reference_bits_per_byte": _json(quality.reference_loss.scaled(bits)),
-        "kl_nats_per_token": _json(quality.kl),
-        "top1_agreement": _json(quality.top1),
+        "perplexity": estimate_json(quality.perplexity),
+        "reference_perplexity": estimate_json(quality.reference_perplexity),
+        "perplexity_ratio": estimate_json(quality.perplexity_ratio),
+        "bits_per_byte": estimate_json(done.bits_per_byte(quality.loss)),
+        "reference_bits_per_byte": estimate_json(done.bits_per_byte(quality.reference_loss)),
+        "kl_nats_per_token": estimate_json(quality.kl),
+        "top1_agreement": estimate_json(quality.top1),
         "variants": [
             {
                 "name": variant.name,
@@ -268,7 +260,3 @@ def _document(path: str, done: ModelBench, judged: list[Budget]) -> dict[str, An
         ],
         "budget": budgets.as_json(judged),
     }
-
-
-def _json(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": finite(estimate.value), "error": finite(estimate.error)}

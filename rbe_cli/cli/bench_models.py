@@ -9,12 +9,10 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.cli.tables import name_text, number, size_text
-from rbe_cli.operations.figures import finite
+from rbe_cli.cli.tables import estimate_json, estimate_text, name_text, size_text
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_models import Closeness
-    from rbe_cli.operations.model_quality import Estimate
 
 
 def show(reference: str, found: list[Closeness], markdown: bool) -> None:
@@ -28,9 +26,10 @@ def show(reference: str, found: list[Closeness], markdown: bool) -> None:
     for one in found:
         quality = one.quality
         cells = [size_text(one.bytes), f"{one.bits:.3f}"]
-        cells += [_plus_minus(quality.perplexity_ratio, ".5f")] if quality else []
-        cells += [_plus_minus(one.figure, ".6f"), "1" if one is found[0] else _plus_minus(one.over(found[0]), ".3f")]
-        cells += [_plus_minus(quality.top1.scaled(100), ".3f")] if quality else []
+        cells += [estimate_text(quality.perplexity_ratio, ".5f")] if quality else []
+        of_first = "1" if one is found[0] else estimate_text(one.over(found[0]), ".3f")
+        cells += [estimate_text(one.figure, ".6f"), of_first]
+        cells += [estimate_text(quality.top1.scaled(100), ".3f")] if quality else []
         table.add_row(name_text(one.path), *cells)
     console = stdout()
     tables.show(console, table, markdown)
@@ -49,10 +48,10 @@ def document(reference: str, found: list[Closeness]) -> dict[str, Any]:
                 "path": one.path,
                 "bytes": one.bytes,
                 "bits_per_weight": one.bits,
-                "value": _json(one.figure),
-                "of_first": _json(one.over(found[0])),
-                "perplexity_ratio": _json(one.quality.perplexity_ratio) if one.quality else None,
-                "top1_agreement": _json(one.quality.top1) if one.quality else None,
+                "value": estimate_json(one.figure),
+                "of_first": estimate_json(one.over(found[0])),
+                "perplexity_ratio": estimate_json(one.quality.perplexity_ratio) if one.quality else None,
+                "top1_agreement": estimate_json(one.quality.top1) if one.quality else None,
             }
             for one in found
         ],
@@ -61,11 +60,3 @@ def document(reference: str, found: list[Closeness]) -> dict[str, Any]:
 
 def _figure(one: Closeness) -> str:
     return "1 - cosine" if one.quality is None else "KL, nats per token"
-
-
-def _plus_minus(estimate: Estimate, form: str) -> str:
-    return f"{number(estimate.value, form)} +- {number(estimate.error, form)}"
-
-
-def _json(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": finite(estimate.value), "error": finite(estimate.error)}

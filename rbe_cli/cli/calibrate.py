@@ -12,6 +12,7 @@ from rich.table import Table
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.container.atomic import check_file
+from rbe_cli.operations.choices import CALIBRATION_TOKENS
 
 if TYPE_CHECKING:
     from rbe_cli.operations.calibrate import Calibrated
@@ -39,7 +40,7 @@ def command(
     ),
     tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Read N tokens at most, from all over the text.")
-    ] = 16384,
+    ] = CALIBRATION_TOKENS,
     context: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Tokens of a window.  \\[default: the model's context, 1024 at most]"),
@@ -124,7 +125,7 @@ def _sensitivity_table(found: Sensitivities) -> Table:
     for column in ("weights", found.figure, "more bits"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in sorted(found.tensors, key=lambda one: -one.more_bits):
-        loss = f"{tables.number(one.loss.value, '.6f')} +- {tables.number(one.loss.error, '.6f')}"
+        loss = tables.estimate_text(one.loss, ".6f")
         table.add_row(tables.name_text(one.name), f"{one.elements:,}", loss, f"{one.more_bits:+.2f}")
     return table
 

@@ -108,13 +108,10 @@ def command(
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
     figures = totals(tensors, done.size, tables.carried_bytes(done.manifest))
-    inexact = [t for t in tensors if t.name in done.encode_ns]
-    work = sum(done.encode_ns[t.name] * t.elements for t in inexact)
-    count = sum(t.elements for t in inexact)
     figures |= {
         "seconds": done.seconds,
-        "analyse_ns_per_weight": done.analyse_ns / count if inexact else None,
-        "encode_ns_per_weight": work / count if inexact else None,
+        "analyse_ns_per_weight": done.analyse_ns_per_weight,
+        "encode_ns_per_weight": done.encode_ns_per_weight,
         "peak_memory_bytes": peak_memory(),
         "passes": done.passes,
     }

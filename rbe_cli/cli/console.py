@@ -63,7 +63,10 @@ class _Console(Console):
 
 
 class Bar:
-    """Progress of an operation: a bar with the time left on a terminal, a line per phase and tenth in a pipe."""
+    """Progress of an operation: a bar with the time left on a terminal, a line per phase and tenth in a pipe.
+
+    Threads may tell how far they are at once.
+    """
 
     def __init__(self, console: Console, progress: Progress | None, status: Status) -> None:
         self._console = console
@@ -72,6 +75,7 @@ class Bar:
         self._task: TaskID | None = None
         self._name, self._total, self._done, self._said = "", 0, 0, 0
         self._started = 0.0
+        self._lock = threading.Lock()
 
     def phase(self, name: str, total: int) -> None:
         """A new phase begins."""
@@ -87,17 +91,18 @@ class Bar:
 
     def advance(self, elements: int) -> None:
         """Some of it is done."""
-        self._done += elements
         if self._progress is not None:
             if self._task is not None:
                 self._progress.advance(self._task, elements)
             return
-        tenth = self._done * _SHARE // max(self._total, 1)
-        if self._status.no_progress:
-            return
-        if self._said < tenth < _SHARE and time.perf_counter() - self._started > 2:
-            self._said = tenth
-            self._console.print(f"{self._name}: {tenth * 100 // _SHARE} %")
+        with self._lock:
+            self._done += elements
+            tenth = self._done * _SHARE // max(self._total, 1)
+            if self._status.no_progress:
+                return
+            if self._said < tenth < _SHARE and time.perf_counter() - self._started > 2:
+                self._said = tenth
+                self._console.print(f"{self._name}: {tenth * 100 // _SHARE} %")
 
     def note(self, text: str) -> None:
         """Something a person should know."""

@@ -58,7 +58,7 @@ def command(
     target = binary_stdout(as_json) if out == STDOUT else out
     with progress_bar(status) as bar:
         done = decode(path, target, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
-    speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
+    speed = done.decode_ns_per_weight
     if as_json:
         document = {
             "command": "decode",

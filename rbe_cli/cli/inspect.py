@@ -51,8 +51,10 @@ def command(
 ) -> None:
     """Show what a compressed folder or a layer file holds: sizes from the files, errors as they were measured.
 
-    The method is the coder, the structure or transform that was chosen for it, the dB that gains at the same size, and
-    the next best, which may gain a little more and take longer to decode.
+    The method is the coder, the structure or transform that was chosen for it, and the next best, which may gain a
+    little more and take longer to decode. Each with its gain: by how many dB the SNR is expected to be above that of
+    the trellis coder alone at the same size. It is below 0 where --structure-only leaves that coder out though it would
+    do better. A layer file by itself does not have the gains.
 
     Of a checkpoint that is not compressed, show what its weights are like and what they would take; of a repository
     that is not in the cache, what the headers say, without fetching weights.
@@ -129,7 +131,11 @@ def _inspect_checkpoint(
 
 def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], whole: bool, markdown: bool) -> None:
     console = stdout()
-    details = {name: _blocks_text(parameters) for name, parameters in found.parameters.items()}
+    details = {
+        tensor.name: _pipeline_text(found.parameters[tensor.name], named=tensor.choice is not None)
+        for tensor in found.tensors
+        if tensor.name in found.parameters
+    }
     if found.manifest is not None:
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
@@ -141,12 +147,17 @@ def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], 
         tables.show(console, budgets.table(judged), markdown)
 
 
-def _blocks_text(parameters: Parameters) -> str:
-    """Blocks and levels of a blockwise transform: ` in 128x128, 5 levels`."""
-    if not parameters.block:
-        return ""
-    levels = f", {parameters.levels} levels" if parameters.levels else ""
-    return f" in {parameters.block}x{parameters.block}{levels}"
+def _pipeline_text(parameters: Parameters, named: bool) -> str:
+    """Structure and transform, unless they are named already, and blocks and levels: `, dwt in 128x128, 5 levels`."""
+    from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
+
+    used = (STRUCTURES[parameters.structure], TRANSFORMS[parameters.transform])
+    text = "" if named else "".join(f", {name}" for name in used if name != "none")
+    if parameters.block:
+        text += f" in {parameters.block}x{parameters.block}"
+    if parameters.levels:
+        text += f", {parameters.levels} levels"
+    return text
 
 
 def _parameters_json(parameters: Any) -> dict[str, Any] | None:

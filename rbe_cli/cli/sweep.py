@@ -12,15 +12,13 @@ from rbe_cli.cli.console import load_kernels, open_source, progress_bar
 from rbe_cli.cli.figure import check_plot
 from rbe_cli.container.atomic import check_file
 from rbe_cli.errors import Interrupted, OverBudget, RBEError, UsageError
+from rbe_cli.operations.choices import SWEEP_OBJECTIVES, SWEEP_SORTS
 
 if TYPE_CHECKING:
     from rbe_cli.cli.sweep_tables import Outcome
     from rbe_cli.operations.sweep import Point
 
 _GRID, _OUTPUT = "Grid (comma-separated lists)", "Results"
-#: As in operations.sweep, which takes longer to import than help may.
-_OBJECTIVES = ("gap", "snr", "bits", "encode", "decode")
-_SORTS = ("bits", "ratio", "size", "nrmse", "snr", "gap", "encode", "decode", "seconds")
 
 
 def _axis(flag: str, what: str) -> Any:
@@ -43,18 +41,18 @@ def command(
         str,
         typer.Option(
             metavar="WHAT",
-            help=f"What makes a point best: {options.either(_OBJECTIVES)}.",
+            help=f"What makes a point best: {options.either(SWEEP_OBJECTIVES)}.",
             rich_help_panel=_OUTPUT,
-            autocompletion=options.completing(*_OBJECTIVES),
+            autocompletion=options.completing(*SWEEP_OBJECTIVES),
         ),
     ] = "gap",
     sort: Annotated[
         str,
         typer.Option(
             metavar="COLUMN",
-            help=f"Sort by {options.either(_SORTS)}.",
+            help=f"Sort by {options.either(SWEEP_SORTS)}.",
             rich_help_panel=_OUTPUT,
-            autocompletion=options.completing(*_SORTS),
+            autocompletion=options.completing(*SWEEP_SORTS),
         ),
     ] = "bits",
     sample: Annotated[
@@ -176,8 +174,8 @@ def _write(outcome: Outcome, csv_file: Path | None, plot: Path | None, report: P
 def _check_choices(objective: str, sort: str) -> None:
     from rbe_cli.operations.settings import OBJECTIVES as ENCODER
 
-    if objective not in _OBJECTIVES:
+    if objective not in SWEEP_OBJECTIVES:
         advice = "; for the encoder's, write --objectives" if objective in ENCODER else ""
-        raise UsageError(f"--objective must be {options.either(_OBJECTIVES)}, not {objective!r}{advice}")
-    if sort not in _SORTS:
-        raise UsageError(f"--sort must be {options.either(_SORTS)}, not {sort!r}")
+        raise UsageError(f"--objective must be {options.either(SWEEP_OBJECTIVES)}, not {objective!r}{advice}")
+    if sort not in SWEEP_SORTS:
+        raise UsageError(f"--sort must be {options.either(SWEEP_SORTS)}, not {sort!r}")

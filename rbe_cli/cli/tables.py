@@ -22,6 +22,7 @@ from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
     from rbe_cli.container.manifest import Manifest, TensorEntry
+    from rbe_cli.operations.model_quality import Estimate
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
@@ -39,6 +40,16 @@ _SPARE = (
 def number(value: float, form: str) -> str:
     """A figure, or a dash where there is none."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def estimate_text(estimate: Estimate, form: str) -> str:
+    """A figure and its standard error; a sign that `form` asks for is the figure's alone."""
+    return f"{number(estimate.value, form)} +- {number(estimate.error, form.replace('+', ''))}"
+
+
+def estimate_json(estimate: Estimate) -> dict[str, float | None]:
+    """The same in the JSON documents."""
+    return {"value": finite(estimate.value), "error": finite(estimate.error)}
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -144,12 +155,15 @@ def _markdown_cell(cell: Any) -> str:
 def method_text(tensor: TensorEntry, detail: str | None = None) -> str:
     """`trellis`, or `trellis, klt +1.29 dB` where a structure or transform was chosen and gained so much.
 
-    With `detail` (which may be empty), that, and the runner-up.
+    With `detail` (which may be empty), that, and the runner-up. A coder and a choice of one name are named once.
     """
     choice = tensor.choice
     if choice is None:
         return tensor.method + (detail or "")
-    text = tensor.method if choice.name == "none" else f"{tensor.method}, {choice.name} {choice.gain_db:+.2f} dB"
+    text = tensor.method
+    if choice.name != "none":
+        name = choice.name if choice.name.startswith(text) else f"{text}, {choice.name}"
+        text = f"{name} {choice.gain_db:+.2f} dB"
     if detail is not None:
         text += detail
         if choice.runner_up:

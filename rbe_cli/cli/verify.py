@@ -9,8 +9,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
+from rbe_cli.cli import harmless, options, tables
+from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
@@ -35,7 +35,8 @@ def command(
     """Check every byte of a compressed folder and decode everything in it, writing nothing.
 
     With --against, the error of every tensor is measured on the decoded weights and compared with what the manifest
-    claims. Exit code 4 if anything is damaged or any claim is not true.
+    claims. Exit code 4 if anything is damaged or any claim is not true; the rest is checked all the same, and --json
+    lists all problems. Files that the manifest does not name are noted, and count for nothing.
 
     Examples:
 
@@ -53,17 +54,25 @@ def command(
 
     with progress_bar(status) as bar:
         done = verify(path, original, threads=settings.threads, max_decoded=limit, progress=bar)
-    speed = done.nanoseconds / done.trellis_elements if done.trellis_elements else None
     if form.as_json:
-        tables.print_json(_document(path, against, done, speed))
-        return
+        tables.print_json(_document(path, against, done))
+    elif not done.problems:
+        _print(done, against, settings.threads, form.markdown)
+    if len(done.problems) > 1 and not status.quiet:
+        for problem in done.problems:
+            stderr().print(harmless.plain(problem), soft_wrap=True)
+    done.require_sound()
+
+
+def _print(done: Verified, against: str | None, threads: int, markdown: bool) -> None:
     console = stdout()
     if done.measured:
-        tables.show(console, _table(done), form.markdown)
+        tables.show(console, _table(done), markdown)
+    speed = done.decode_ns_per_weight
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
         f"{len(done.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.size)}: every checksum right, "
-        f"every tile decodes\n{done.seconds:.2f} s on {settings.threads} threads{decoded}"
+        f"every tile decodes\n{done.seconds:.2f} s on {threads} threads{decoded}"
     )
     if done.same_files is not None:
         files = "the files that were" if done.same_files else "not the files, but the tensors, that were"
@@ -75,31 +84,43 @@ def _table(done: Verified) -> Table:
     table.add_column("tensor", overflow="fold", ratio=1)
     for column in ("RMSE", "NRMSE", "claimed", "SNR dB"):
         table.add_column(column, justify="right", no_wrap=True)
-    for tensor in done.tensors:
+    measured = [tensor for tensor in done.tensors if tensor.name in done.measured]
+    for tensor in measured:
         error = done.measured[tensor.name]
-        if tensor.nrmse:
+        if tensor.nrmse or error.nrmse:
             table.add_row(
                 tables.name_text(tensor.name), f"{error.rmse:.3g}", f"{error.nrmse:.6g}", f"{tensor.nrmse:.6g}",
                 tables.snr_text(error.nrmse),
             )  # fmt: skip
-    exact = sum(1 for tensor in done.tensors if not tensor.nrmse)
+    exact = sum(1 for tensor in measured if not (tensor.nrmse or done.measured[tensor.name].nrmse))
     if exact:
         table.add_row(f"{exact} tensors that are exact", "0", "0", "0", "exact")
     return table
 
 
-def _document(path: Path, against: str | None, done: Verified, speed: float | None) -> dict[str, Any]:
+def _document(path: Path, against: str | None, done: Verified) -> dict[str, Any]:
+    claimed = {tensor.name: tensor.nrmse for tensor in done.tensors}
     return {
         "command": "verify",
         "path": str(path),
         "against": against,
+        "ok": not done.problems,
+        "problems": done.problems,
+        "unknown_files": done.unknown_files,
         "same_files": done.same_files,
         "tensors": [
-            {"name": name, "rmse": error.rmse, "nrmse": error.nrmse, "snr_db": finite(error.snr)}
+            {
+                "name": name,
+                "rmse": finite(error.rmse),
+                "nrmse": finite(error.nrmse),
+                "claimed_nrmse": claimed[name],
+                "snr_db": finite(error.snr),
+                "ok": name not in done.untrue,
+            }
             for name, error in done.measured.items()
         ],
         "elements": done.elements,
         "bytes": done.size,
         "seconds": done.seconds,
-        "decode_ns_per_weight": speed,
+        "decode_ns_per_weight": done.decode_ns_per_weight,
     }

@@ -129,7 +129,8 @@ class Analysis:
         return replace(self, unit=unit, scale=plain.scale, energy=plain.energy, rms=plain.rms, rounding=plain.rounding)
 
     def _first_class(self, step: float) -> float:
-        return 8 * (self.scales.log_sigma0 - math.log2(step)) + 15 + self.first_offset
+        octaves = self.scales.log_sigma0 - math.log2(step)
+        return tables.PER_OCTAVE * octaves + tables.ONE_STEP + self.first_offset
 
     def aligned(self, step: float) -> tuple[int, float, ScaleField]:
         """Class of an element whose exponents are 0, step, and scale field rounded to fit.

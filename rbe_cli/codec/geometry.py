@@ -73,6 +73,11 @@ class Geometry:
             row_scale *= np.float32(parameters.step)
         return cls(row_class, column_class, row_scale, column_scale)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the four arrays."""
+        return self.row_class.nbytes + self.column_class.nbytes + self.row_scale.nbytes + self.column_scale.nbytes
+
     def scan(self, tile: Tile, parameters: Parameters) -> Scan:
         """The elements of a tile in coding order."""
         row_class, row_scale = self.row_class[tile.top : tile.bottom], self.row_scale[tile.top : tile.bottom]

@@ -28,6 +28,9 @@ CHUNK = 1 << 18
 _RUN = 1 << 7
 _STORED, _CONSTANT, _CODED = 0, 1, 2
 _CODED_HEAD = struct.Struct("<HI")
+#: Bytes a forecast counts for a coded plane beside its symbols and its frequencies (a byte each): kind, head and the
+#: lanes' states, and one for a stream of whole words.
+_CODED_BYTES = 2 + _CODED_HEAD.size + 4 * LANES
 
 
 def _width(dtype: str) -> int:
@@ -67,7 +70,7 @@ def _expected_plane_bytes(plane: NDArray[np.uint8], elements: int) -> float:
     counts = counts[counts > 0]
     if counts.size == 1:
         return 2 * chunks
-    return min(entropy(counts) / plane.size / 8 * elements + chunks * (counts.size + 40), elements + chunks)
+    return min(entropy(counts) / plane.size / 8 * elements + chunks * (counts.size + _CODED_BYTES), elements + chunks)
 
 
 def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -84,6 +84,11 @@ class LowRank:
         left *= scale
         return cls(left, q.values, data[:at], scale * np.float32(p.unit), np.float32(q.unit)), at
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded factors."""
+        return self.left.nbytes + self.right.nbytes + self.left_units.nbytes
+
     def of_rows(self, rows: NDArray[np.int64]) -> LowRank:
         """The same for a matrix of only these rows; its stored form stays that of the whole."""
         return LowRank(self.left[rows], self.right, self.data, self.left_units, self.right_unit)

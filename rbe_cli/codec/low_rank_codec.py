@@ -26,6 +26,9 @@ MOST_COMPONENTS = 256
 #: Bits a factor element costs against the rate of a Gaussian at the squared error of a fine step: near nought, and
 #: below it, since at the rates in question the trellis makes a larger error and takes fewer bits.
 _OVERHEAD = -0.05
+#: Bytes a forecast counts beside the factors' numbers: for the heads and the lanes' states of both, and for each
+#: component. Nominal; what the factors' scales take is left out.
+_HEAD_BYTES, _COMPONENT_BYTES = 140, 2
 #: Bytes that looking for the singular vectors takes for each element.
 _FIT_BYTES = 8
 
@@ -76,7 +79,7 @@ class LowRankAnalysis:
     def expected_bytes(self, step: float) -> float:
         """Size of the chunk at a step."""
         kept, bits, _ = self._components(step)
-        return bits / 8 + HEAD.size + 140 + 2 * kept
+        return bits / 8 + HEAD.size + _HEAD_BYTES + _COMPONENT_BYTES * kept
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
@@ -126,20 +129,20 @@ def row_bands(matrix: Matrix) -> Grid:
     return Grid.of(matrix.rows, matrix.columns, whole_rows=True)
 
 
-def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid, float, float]:
-    """Read the chunk: decoder, grid, and rms and nrmse as they were measured. Raises Damage."""
-    rows, rms, nrmse = unpack_head(first_chunk, elements)
+def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid]:
+    """Read the chunk: decoder and grid. Raises Damage."""
+    rows = _unpack_head(first_chunk, elements)
     low_rank, used = LowRank.unpack(first_chunk[HEAD.size :], rows, elements // rows)
     if HEAD.size + used != len(first_chunk):
         raise Damage("low rank tensor is too long")
-    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True), rms, nrmse
+    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True)
 
 
-def unpack_head(first_chunk: bytes, elements: int) -> tuple[int, float, float]:
-    """Rows, rms and nrmse of the chunk. Raises Damage."""
+def _unpack_head(first_chunk: bytes, elements: int) -> int:
+    """The rows, as the head says. Raises Damage."""
     if len(first_chunk) < HEAD.size:
         raise Damage("low rank tensor is cut short")
     rows, rms, nrmse = HEAD.unpack_from(first_chunk)
     if rows < 1 or elements < 1 or elements % rows or not (math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
         raise Damage("head of a low rank tensor makes no sense")
-    return rows, rms, nrmse
+    return int(rows)

@@ -76,6 +76,11 @@ class Pipeline:
             numbers = (left.size + right.size) / (left.shape[0] * right.shape[1])
         return float(decode_cost(products, numbers))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that its inverse holds."""
+        return self.transform.nbytes + (self.structure.nbytes if self.structure is not None else 0)
+
     @classmethod
     def of(
         cls, structure: LowRank | None, kind: str, block: int, levels: int, columns: int, basis: bytes = b""

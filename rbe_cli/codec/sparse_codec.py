@@ -42,13 +42,19 @@ _SHARPER = 0.6
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
 #: Elements of a tile: large, since there is little in it, and the coder has to learn.
 _TILE = 1 << 21
-_MAX_INDEX = 1 << 28
 #: Blocks are fitted together up to so many elements; bytes that this takes for each of them.
 _FITTED, _FIT_BYTES = 1 << 17, 56
 #: Bytes that a tile takes for each of its elements while it is fitted, and while it is encoded and decoded again.
 _ANALYSIS_BYTES, _ENCODE_BYTES = 4, 24
 #: How many of the coefficients' magnitudes a forecast goes by; coefficients that are summed up at once.
 _RANKS, _PIECE = 1 << 14, 1 << 17
+
+
+#: What a forecast counts. Bits: of a function's weight, beyond the logarithm of what it is in steps, and of one that is
+#: rounded to 0; of a coefficient, beyond those of what it is in steps and of how far it is from the one before. Bytes:
+#: of a tile, for how its stream begins and ends. Nominal: on the guide's own model and on white noise, 512 x 512, the
+#: sum is from 2 % below to 13 % above what is written.
+_WEIGHT_BITS, _ZERO_BITS, _COEFFICIENT_BITS, _TILE_BYTES = 2.5, 0.3, 3.7, 6
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class SparseForm:
         return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
 
 
-def sparse_form(matrix: Matrix, kind: str, block: int, levels: int, with_basis: bool) -> SparseForm:
-    """The form an encoder uses for a matrix."""
+def sparse_form(matrix: Matrix, kind: str, block: int, levels: int) -> SparseForm:
+    """The form an encoder uses for a matrix: with the basis functions."""
     block = min(block, _LARGEST_BLOCK)
     grid = Grid.of(matrix.rows, matrix.columns, block, whole_rows=True, tile=_TILE)
-    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, with_basis, grid)
+    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, True, grid)
 
 
 class _Tables(NamedTuple):
@@ -236,10 +242,11 @@ class SparseAnalysis:
         rank = self._kept(tables, step)
         kept = int(tables.ranks[rank])
         log_step = math.log2(step)
-        bits = float(np.maximum(tables.weight_logs - log_step + 2.5, 0.3).sum())
+        bits = float(np.maximum(tables.weight_logs - log_step + _WEIGHT_BITS, _ZERO_BITS).sum())
         if kept:
-            bits += tables.logs[rank] - kept * log_step + kept * (math.log2(self._areas / kept) + 3.7)
-        return bits / 8 + len(self.form.grid) * 6 + HEAD.size
+            apart = math.log2(self._areas / kept)
+            bits += tables.logs[rank] - kept * log_step + kept * (apart + _COEFFICIENT_BITS)
+        return bits / 8 + len(self.form.grid) * _TILE_BYTES + HEAD.size
 
     def expected_error(self, step: float) -> float:
         """Sum of squared errors at a step."""
@@ -420,8 +427,8 @@ class SparseDecoder:
                     part += smooth.reshape(shape).astype(np.float32)
 
 
-def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float, float]:
-    """Read a tensor's first chunk: its decoder, and rms and nrmse as they were measured. Raises Damage."""
+def open_sparse(first_chunk: bytes, elements: int) -> SparseDecoder:
+    """The decoder of a tensor, from its first chunk. Raises Damage."""
     if len(first_chunk) != HEAD.size:
         raise Damage("head of a sparse tensor has the wrong size")
     transform, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = HEAD.unpack(first_chunk)
@@ -442,4 +449,4 @@ def open_sparse(first_chunk: bytes, elements: int) -> tuple[SparseDecoder, float
     if not plausible_tile(height, elements // rows, block, elements // rows):
         raise Damage("head of a sparse tensor holds an impossible tile")
     grid = Grid(rows, elements // rows, height, elements // rows)
-    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step), rms, nrmse
+    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step)

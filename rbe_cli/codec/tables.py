@@ -22,14 +22,15 @@ from rbe_cli.kernels import forecast
 from rbe_cli.kernels.trellis import RATE_REACH
 
 FREQUENCY_BITS = 12
+#: Classes to twice the scale, and the class of weights whose scale is one step.
+PER_OCTAVE, ONE_STEP = 8, 15
 #: Highest class with a table of its own; see `rbe_cli.codec.tables`.
 CLASSES = 56
 #: Low bits of k sent as they are: at most this many, so classes end at CLASSES + 8 * MAX_RAW_BITS.
 MAX_RAW_BITS = 16
 MAX_CLASS = CLASSES + 8 * MAX_RAW_BITS
-#: Exponents of the generalised Gaussian densities the families were made for, and their names.
+#: Exponents of the generalised Gaussian densities the families were made for: Gauss, in between, Laplace.
 FAMILY_EXPONENTS = (2.0, 1.4, 1.0)
-FAMILIES = ("gauss", "between", "laplace")
 #: Price of a bit in squared steps the tables were made with, and the encoder's default.
 LAGRANGIAN = 0.4
 #: States of the trellis they were made with.
@@ -47,7 +48,7 @@ def sigma_over_step(c: float) -> float:
     >>> sigma_over_step(15)
     1.0
     """
-    return float(2.0 ** ((c - 15) / 8))
+    return float(2.0 ** ((c - ONE_STEP) / PER_OCTAVE))
 
 
 def magnitude(family: int, power: int) -> float:
@@ -63,7 +64,7 @@ def magnitude(family: int, power: int) -> float:
 
 def class_of(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of `sigma_over_step`, element by element."""
-    return np.asarray(8 * np.log2(ratio) + 15)
+    return np.asarray(PER_OCTAVE * np.log2(ratio) + ONE_STEP)
 
 
 def symbol_bits(freq: list[int], union: int) -> NDArray[np.float32]:
@@ -153,10 +154,10 @@ class Family:
     def step_at(self, error: float) -> float:
         """Inverse of `error_at`, for errors below 1."""
         classes = np.arange(1.0, CLASSES + 1)
-        logs = self._log_distortion / 2 - (classes - 15) / 8
+        logs = self._log_distortion / 2 - (classes - ONE_STEP) / PER_OCTAVE
         # Beyond the highest class the error goes by the step.
         over = max(logs[-1] - math.log2(error), 0.0)
-        c = float(np.interp(-math.log2(error), -logs, classes)) + 8 * over
+        c = float(np.interp(-math.log2(error), -logs, classes)) + PER_OCTAVE * over
         return 1 / sigma_over_step(c)
 
     @cached_property

@@ -213,7 +213,7 @@ def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice | 
         if name == "lowrank":
             analysis = LowRankAnalysis(matrix, plain.energy, wish.rank)
         else:
-            form = sparse_form(matrix, name, wish.block, wish.levels, with_basis=True)
+            form = sparse_form(matrix, name, wish.block, wish.levels)
             analysis = SparseAnalysis(matrix, form, plain.energy, wish.threshold)
         error = analysis.expected_error(multiplier_for_size([analysis], size) * analysis.unit)
         found.append((min(error / plain.energy, 1.0), name, analysis))
@@ -252,6 +252,11 @@ class TileDecoder:
         self._pipeline = pipeline
         self.parameters = values.parameters
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays it holds for itself, such as the scale field; tables that all share are not counted."""
+        return self._values.geometry.nbytes + (self._pipeline.nbytes if self._pipeline is not None else 0)
+
     def decode(self, stream: bytes, tile: Tile, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Weights of a tile, float32[rows, columns], in `out` or else good until this thread's next call.
 
@@ -265,10 +270,10 @@ class TileDecoder:
 def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trellis") -> tuple[Decoder, Grid]:
     """Read a tensor's first chunk: its decoder and the grid of its tiles. Raises Damage."""
     if codec == "sparse":
-        sparse = open_sparse(first_chunk, dtypes.count(shape))[0]
+        sparse = open_sparse(first_chunk, dtypes.count(shape))
         return sparse, sparse.form.grid
     if codec == "lowrank":
-        return open_low_rank(first_chunk, dtypes.count(shape))[:2]
+        return open_low_rank(first_chunk, dtypes.count(shape))
     parameters = Parameters.unpack(first_chunk, dtypes.count(shape))
     values, rest = open_values(first_chunk, parameters)
     if not (parameters.structure or parameters.transform):

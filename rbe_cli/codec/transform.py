@@ -29,10 +29,13 @@ class Transform(Protocol):
         Rows have to be given in groups that begin at multiples of this.
     products : int
         Multiplications per number of the inverse.
+    nbytes : int
+        Bytes that the inverse holds for one tensor alone.
     """
 
     alignment: int
     products: int
+    nbytes: int
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Coefficients of some rows, float32[m, n] -> float32[m, n]."""
@@ -46,6 +49,7 @@ class Identity:
 
     alignment = 1
     products = 0
+    nbytes = 0
 
     def forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same array."""
@@ -78,6 +82,8 @@ class Blockwise:
     columns : int
         Of the matrix.
     """
+
+    nbytes = 0
 
     def __init__(self, kind: str, block: int, levels: int, columns: int) -> None:
         self.alignment = block
@@ -151,6 +157,7 @@ class KarhunenLoeve:
     def __init__(self, basis: NDArray[np.float32], orthonormal: bool = False) -> None:
         self.products = basis.shape[0]
         self._back = np.ascontiguousarray(basis.T)
+        self.nbytes = self._back.nbytes
         self._solved = np.ascontiguousarray(basis) if orthonormal else None
         self._solving = threading.Lock()
 

@@ -45,7 +45,7 @@ def compile_structure() -> None:
     """The same, and what is coded without a residual."""
     compile_all()
     matrix = Matrix.of(_ramp(SHAPE))
-    form = sparse_form(matrix, "dct", 8, 0, with_basis=True)
+    form = sparse_form(matrix, "dct", 8, 0)
     SparseEncoding(SparseAnalysis(matrix, form, 1.0, 0.0), 0.1, Inline()).result()
 
 

@@ -16,6 +16,9 @@ from rbe_cli.errors import RBEError
 
 #: Names of outputs that are longer, in bytes, are shortened for what they are written to first.
 _LONGEST = 200
+#: What new files may not allow. Read once, before there are threads: reading it is to change it for a moment.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(handle)
-            os.fchmod(handle, 0o666 & ~_umask())
+            os.fchmod(handle, 0o666 & ~_UMASK)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -198,9 +201,3 @@ def check_file(path: Path, replace: bool) -> None:
         raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and not replace:
         raise RBEError(f"{path}: already there; use --force to replace it, or name another file")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -157,6 +157,11 @@ class Manifest:
         """All tensors, layer by layer."""
         return [tensor for layer in self.layers for tensor in layer.tensors]
 
+    @property
+    def stored_bytes(self) -> int:
+        """Of the layer files and the manifest itself; what else a folder holds counts for nothing."""
+        return len(self.dump()) + sum(layer.bytes for layer in self.layers)
+
     def dump(self) -> bytes:
         """Canonical JSON."""
         value = {

@@ -56,7 +56,7 @@ class PlainFile:
 
 
 def copy(source: Path, target: Path) -> str:
-    """Copy the bytes a file has at this moment; returns their SHA-256.
+    """Copy the bytes a file has at this moment, and have them on the disk; returns their SHA-256.
 
     Not more: files of the kernel's, whose size is 0, may have no end, or wait. Raises CorruptFile, OSError.
     """
@@ -66,6 +66,8 @@ def copy(source: Path, target: Path) -> str:
             data = file.read(at, _PIECE)
             digest.update(data)
             out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
     return digest.hexdigest()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.low_rank_codec import LowRankDecoder
-from rbe_cli.errors import located
 from rbe_cli.kernels import forward
 from rbe_cli.layers.block_layout import BlockLayout
 from rbe_cli.layers.encoded import StoredMatrix
@@ -41,8 +40,7 @@ class LowRankMatrix:
     def __init__(self, stored: StoredMatrix) -> None:
         decoder, grid = stored.tiles()
         assert isinstance(decoder, LowRankDecoder)
-        with located(stored.where):
-            low_rank = decoder.low_rank
+        low_rank = decoder.low_rank
         self.layout = BlockLayout(grid.rows, grid.columns, min(_BLOCK, grid.rows), min(_BLOCK, grid.columns))
         self.rank = low_rank.left.shape[1]
         padding = -self.rank % _LANES

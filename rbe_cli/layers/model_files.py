@@ -64,7 +64,6 @@ class ModelFiles:
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk: layer files and manifest, or safetensors files."""
         if self.folder is not None:
-            layers = sum(layer.bytes for layer in self.folder.manifest.layers)
-            return layers + (self.folder.path / NAME).stat().st_size
+            return self.folder.manifest.stored_bytes
         assert self.checkpoint is not None
         return sum(shard.size for shard in self.checkpoint.shards)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import elements
+from rbe_cli.codec.tensor_codec import TileDecoder
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.errors import located
 from rbe_cli.layers.block_layout import BlockLayout
@@ -19,8 +20,6 @@ from rbe_cli.layers.tile_cache import TileCache
 
 #: Tiles that may be under way in an executor at once.
 _AHEAD = 4
-#: What decoders have of the package's own tables, held once for all tensors.
-_SHARED = ("family", "step")
 
 Product = Callable[[Tile, NDArray[np.float32]], NDArray[np.float32]]
 
@@ -33,7 +32,7 @@ class TiledMatrix:
     Parameters
     ----------
     stored : StoredMatrix
-        Of two dimensions, not one that is stored exactly. If it is in a file, all its bytes are read here and checked
+        Of two dimensions, of the codec `trellis`. If it is in a file, all its bytes are read here and checked
         against their CRC; the file is not needed afterwards.
     cache : TileCache
         Shared by the matrices of a model.
@@ -43,7 +42,9 @@ class TiledMatrix:
     """
 
     def __init__(self, stored: StoredMatrix, cache: TileCache, executor: Executor | None = None) -> None:
-        self._decoder, grid = stored.tiles()
+        decoder, grid = stored.tiles()
+        assert isinstance(decoder, TileDecoder)
+        self._decoder = decoder
         self.layout = BlockLayout.of_grid(grid)
         self._streams = [stored.stream(i) for i in range(len(grid))]
         self._name = stored.record.name
@@ -59,8 +60,8 @@ class TiledMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the compressed tiles and of the decoder's scale field."""
-        return sum(map(len, self._streams)) + decoder_bytes(self._decoder)
+        """Bytes of the compressed tiles and of what their decoder holds."""
+        return sum(map(len, self._streams)) + self._decoder.nbytes
 
     def block(self, index: int) -> NDArray[np.float32]:
         """Weights of a tile, float32[height, width]."""
@@ -129,17 +130,3 @@ class TiledMatrix:
             weights = elements.from_float32(weights, self._dtype).astype(np.float32)
         self._cache.offer(key, weights)
         return weights
-
-
-def decoder_bytes(decoder: object) -> int:
-    """Bytes of the arrays a tensor's decoder holds for itself, such as its scale field; shared tables not counted."""
-    arrays: dict[int, int] = {}
-    waiting = [decoder]
-    while waiting:
-        for key, value in vars(waiting.pop()).items():
-            if isinstance(value, np.ndarray):
-                if key not in _SHARED:
-                    arrays[id(value)] = value.nbytes
-            elif key not in _SHARED and hasattr(value, "__dict__") and not callable(value):
-                waiting.append(value)
-    return sum(arrays.values())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,8 +225,8 @@ def _tensor(folder: Folder, name: str, dtype: torch.dtype | None) -> Any:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-class TransformersModel:
-    """A transformers causal language model as a `CausalModel`, in float32.
+class _Loaded:
+    """A transformers model in float32.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class TransformersModel:
         self.model = model
 
     @classmethod
-    def load(cls, files: ModelFiles) -> TransformersModel:
+    def load(cls, files: ModelFiles) -> Self:
         """From a compressed folder, by `load_pretrained`, or from a checkpoint's folder, by transformers itself."""
         if files.folder is not None:
             return cls(load_pretrained(files.folder, torch.float32))
@@ -247,6 +247,10 @@ class TransformersModel:
     def context(self) -> int:
         """Positions at most."""
         return int(self.model.config.get_text_config().max_position_embeddings)
+
+
+class TransformersModel(_Loaded):
+    """A transformers causal language model as a `CausalModel`."""
 
     @property
     def vocabulary(self) -> int:
@@ -291,28 +295,8 @@ class TransformersText:
         return logits
 
 
-class TransformersEncoder:
-    """A transformers encoder as an `Encoder`: a text's vector is the mean of its last hidden states, of length 1.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    @classmethod
-    def load(cls, files: ModelFiles) -> TransformersEncoder:
-        """From a compressed folder, by `load_pretrained`, or from a checkpoint's folder, by transformers itself."""
-        if files.folder is not None:
-            return cls(load_pretrained(files.folder, torch.float32))
-        return cls(load_checkpoint(files))
-
-    @property
-    def context(self) -> int:
-        """Positions at most."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+class TransformersEncoder(_Loaded):
+    """A transformers encoder: a text's vector is the mean of its last hidden states, of length 1."""
 
     def embed(self, tokens: Tokens) -> NDArray[np.float32]:
         """int64[texts, positions] -> float32[texts, hidden]."""

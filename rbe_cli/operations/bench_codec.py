@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from rbe_cli import elements, metrics
+from rbe_cli import metrics
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix, view_shape
@@ -21,6 +19,7 @@ from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.container.folder import Folder, StoredTensor
 from rbe_cli.operations.bench_sources import BenchSource
 from rbe_cli.operations.compress import compress
+from rbe_cli.operations.decoding import error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
@@ -154,20 +153,12 @@ def _measure(source: BenchSource, settings: Settings, bits: float, repeat: int) 
 
 def _error(source: BenchSource, stored: StoredTensor) -> metrics.Error:
     """Of the weights that the file decodes to."""
-    at, squared, energy = 0, 0.0, 0.0
-    kind = elements.FLOATS[source.dtype]
+    at, total = 0, metrics.Error(0.0, 0.0, 0)
     for piece in stored.pieces():
         decoded = piece.decode()
-        original = source.raw[at : at + decoded.size]
+        total += error_of(source.raw[at : at + decoded.size], decoded, source.dtype)
         at += decoded.size
-        exact = original.view(kind).astype(np.float64)
-        energy += float(exact @ exact)
-        # Where every byte is right there may be what has no difference: NaN, infinity.
-        if np.array_equal(original, decoded):
-            continue
-        difference = decoded.view(kind).astype(np.float64) - exact
-        squared += float(difference @ difference)
-    return metrics.Error(squared, energy, source.elements)
+    return total
 
 
 def _encode_speed(

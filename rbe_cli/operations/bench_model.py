@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,11 @@ from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.engines import ENGINES, load_model, math_threads, warm_up
-from rbe_cli.operations.model_quality import Quality, compare
+from rbe_cli.operations.model_quality import Estimate, Quality, compare
 from rbe_cli.operations.model_speed import Memory, Speed, measure_memory, measure_speed
-from rbe_cli.operations.model_text import read_text
+from rbe_cli.operations.model_text import LONGEST, read_text
 from rbe_cli.operations.progress import Progress, Silent
 
-#: Windows are no longer than this by default, whatever the model could read.
-LONGEST = 1024
 _PROMPT, _GENERATED = 128, 48
 #: Cache sizes measured by default, as parts of all decoded tiles.
 _CACHE_PARTS = (0.0, 0.25, 0.5, 1.0)
@@ -69,6 +68,10 @@ class ModelBench:
     context: int
     quality: Quality
     variants: list[Variant]
+
+    def bits_per_byte(self, loss: Estimate) -> Estimate:
+        """A loss of `quality`, or their difference, in bits per byte; NaN where tokens are not bytes."""
+        return loss.scaled(1 / math.log(2) if self.are_bytes else math.nan)
 
 
 def bench_model(

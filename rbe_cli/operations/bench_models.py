@@ -15,10 +15,10 @@ from rbe_cli.calibration.batches import by_length, sentences, spread
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.causal_model import CausalModel, Tokens
 from rbe_cli.layers.model_files import ModelFiles
-from rbe_cli.operations.bench_model import LONGEST, decoded_bytes, default_reference
+from rbe_cli.operations.bench_model import decoded_bytes, default_reference
 from rbe_cli.operations.engines import ENGINES, load_model, math_threads
 from rbe_cli.operations.model_quality import Estimate, Quality, score, turned
-from rbe_cli.operations.model_text import default_text, read_text
+from rbe_cli.operations.model_text import LONGEST, default_text, read_text
 from rbe_cli.operations.progress import Progress, Silent
 
 Measured = tuple[Quality | None, NDArray[np.float64], NDArray[np.float64]]

@@ -33,7 +33,7 @@ class BenchSource:
     what : str
         Where it comes from, in words.
     raw : uint8[nbytes]
-        As stored, possibly memory-mapped.
+        As stored.
     dtype, shape
         Of the tensor, or of the rows of it that are taken.
     """

@@ -23,13 +23,11 @@ from rbe_cli.checkpoint.writer import Tensor, layout, write_safetensors
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
+from rbe_cli.operations.choices import CALIBRATION_TOKENS
 from rbe_cli.operations.engines import math_threads
-from rbe_cli.operations.model_text import read_text
+from rbe_cli.operations.model_text import LONGEST, read_text
 from rbe_cli.operations.progress import Progress, Silent
 
-DEFAULT_TOKENS = 16384
-#: Windows are no longer than this by default, whatever the model could read.
-LONGEST = 1024
 #: Sums of second moments that are held at once, in bytes; one matrix alone may be larger.
 MOMENTS_AT_ONCE = 1 << 30
 
@@ -69,7 +67,7 @@ def calibrate(
     out: Path,
     *,
     text: Path | None = None,
-    limit: int = DEFAULT_TOKENS,
+    limit: int = CALIBRATION_TOKENS,
     context: int | None = None,
     moments: bool = False,
     threads: int = 1,

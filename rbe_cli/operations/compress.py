@@ -69,6 +69,19 @@ class Compressed:
     analyse_ns: float
     passes: int
 
+    @property
+    def encode_ns_per_weight(self) -> float | None:
+        """Of one pass, of all tensors that are not exact together; None if there is none."""
+        inexact = [tensor for tensor in self.manifest.tensors if tensor.name in self.encode_ns]
+        work = sum(self.encode_ns[tensor.name] * tensor.elements for tensor in inexact)
+        return work / sum(tensor.elements for tensor in inexact) if inexact else None
+
+    @property
+    def analyse_ns_per_weight(self) -> float | None:
+        """Of those tensors, too."""
+        elements = sum(tensor.elements for tensor in self.manifest.tensors if tensor.name in self.encode_ns)
+        return self.analyse_ns / elements if elements else None
+
 
 def compress(
     checkpoint: Checkpoint,

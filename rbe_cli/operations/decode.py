@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,16 +15,13 @@ from numpy.typing import NDArray
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
 from rbe_cli.container.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
-from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_carried
-from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
 from rbe_cli.container.plain_file import PlainFile, copy
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
+from rbe_cli.operations.decoding import LossyTime, decode_ahead
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
-
-#: Elements that may be decoded ahead of the one being written.
-_AHEAD = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class Decoded:
         Of their tensors.
     seconds : float
         Wall time.
-    nanoseconds : int
-        Processor time of decoding the trellis-coded tensors, over all threads, and how many elements they have.
+    decode_ns_per_weight : float or None
+        Processor time of decoding the tensors that are not stored exactly; None if all are.
     """
 
     manifest: Manifest
@@ -49,8 +45,7 @@ class Decoded:
     decoded_bytes: int
     elements: int
     seconds: float
-    nanoseconds: int
-    trellis_elements: int
+    decode_ns_per_weight: float | None
 
 
 def decode(
@@ -94,7 +89,7 @@ def decode(
     tensors = manifest.tensors
     return Decoded(
         manifest, files, sum(t.source_bytes for t in tensors), sum(t.elements for t in tensors),
-        time.perf_counter() - started, job.nanoseconds, job.trellis_elements,
+        time.perf_counter() - started, job.lossy.per_weight,
     )  # fmt: skip
 
 
@@ -149,8 +144,7 @@ class _Decoding:
     def __init__(self, folder: Folder, progress: Progress) -> None:
         self.folder = folder
         self.progress = progress
-        self.nanoseconds = 0
-        self.trellis_elements = 0
+        self.lossy = LossyTime()
 
     def write_source(self, pool: ThreadPoolExecutor, index: int, file: BinaryIO) -> None:
         """Write one of the source's files."""
@@ -166,30 +160,4 @@ class _Decoding:
     def _bytes(self, pool: ThreadPoolExecutor, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a tensor, in order, while threads decode what comes next."""
         stored = self.folder.open_tensor(name)
-        trellis = stored.record.codec in LOSSY
-        ahead: deque[tuple[int, Future[tuple[NDArray[np.uint8], int]]]] = deque()
-        under_way = 0
-        for piece in stored.pieces():
-            ahead.append((piece.elements, pool.submit(_timed, piece)))
-            under_way += piece.elements
-            while under_way > _AHEAD:
-                under_way -= ahead[0][0]
-                yield self._collect(*ahead.popleft(), trellis)
-        while ahead:
-            yield self._collect(*ahead.popleft(), trellis)
-
-    def _collect(
-        self, elements: int, future: Future[tuple[NDArray[np.uint8], int]], trellis: bool
-    ) -> NDArray[np.uint8]:
-        values, nanoseconds = future.result()
-        if trellis:
-            self.nanoseconds += nanoseconds
-            self.trellis_elements += elements
-        self.progress.advance(elements)
-        return values
-
-
-def _timed(piece: Piece) -> tuple[NDArray[np.uint8], int]:
-    started = time.thread_time_ns()
-    values = piece.decode()
-    return values, time.thread_time_ns() - started
+        return decode_ahead(stored, pool, self.lossy, self.progress, lambda decoded, _: decoded)

@@ -43,8 +43,7 @@ def inspect(path: Path) -> Inspected:
     parameters: dict[str, Parameters] = {}
     for layer in manifest.layers:
         parameters |= _parameters(check_layer(folder, layer))
-    size = (folder / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers)
-    return Inspected(manifest, manifest.tensors, size, parameters)
+    return Inspected(manifest, manifest.tensors, manifest.stored_bytes, parameters)
 
 
 def _inspect_file(path: Path) -> Inspected:

@@ -195,8 +195,12 @@ def divergence(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
     total = 0.0
     for top in range(0, len(p), height):
         log_p, log_q = (_log_softmax(logits[top : top + height]) for logits in (p, q))
-        total += float(np.einsum("ij,ij->", np.exp(log_p), log_p - log_q))
+        total += _divergence(log_p, log_q)
     return total
+
+
+def _divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> float:
+    return float(np.einsum("ij,ij->", np.exp(log_p), log_p - log_q))
 
 
 def turned(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -226,8 +230,7 @@ def _figures(p: NDArray[np.float32], q: NDArray[np.float32], targets: Tokens) ->
         wanted = targets[top : top + height, None]
         loss_p, loss_q = (-float(np.take_along_axis(logs, wanted, 1).sum()) for logs in (log_p, log_q))
         agreements = int(np.count_nonzero(log_p.argmax(1) == log_q.argmax(1)))
-        divergence = float(np.einsum("ij,ij->", np.exp(log_p), log_p - log_q))
-        total += (loss_p, loss_q, loss_q - loss_p, divergence, agreements)
+        total += (loss_p, loss_q, loss_q - loss_p, _divergence(log_p, log_q), agreements)
     return total
 
 

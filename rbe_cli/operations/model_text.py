@@ -15,6 +15,8 @@ from rbe_cli.layers.tokenizer import decode_text, encode
 
 #: The held-out text that ships beside a model.
 HELD_OUT = "heldout.txt"
+#: Windows are no longer than this by default, whatever the model could read.
+LONGEST = 1024
 _BYTES = 256
 
 

@@ -63,7 +63,7 @@ class Plan:
     shard : int
         Number of the file it is in.
     choice : Choice or None
-        For the trellis coder; None is exact.
+        How it is coded; None is exact.
     goal : Goal
         What is asked of it.
     same_as : str

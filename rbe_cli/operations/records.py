@@ -45,10 +45,12 @@ def read(path: Path, take: Callable[[Any], object]) -> None:
 
 
 def add(path: Path, record: Any) -> None:
-    """Put a record behind those a file has; the first makes the file."""
+    """Put a record behind those a file has, and have it on the disk; the first makes the file."""
     text = canonical.dump(record)
     with path.open("ab") as file:
         file.write(_BEGIN + _digest(text) + b'","record":' + text + b"}\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _record(line: bytearray) -> Any:

@@ -21,10 +21,11 @@ from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.model_files import ModelFiles
-from rbe_cli.operations.calibrate import LONGEST, calibration_batches, default_text
+from rbe_cli.operations.calibrate import calibration_batches, default_text
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.engines import math_threads
 from rbe_cli.operations.model_quality import Estimate, divergence, turned
+from rbe_cli.operations.model_text import LONGEST
 from rbe_cli.operations.progress import Progress, Silent
 from rbe_cli.operations.settings import Settings
 

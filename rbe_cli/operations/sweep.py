@@ -25,12 +25,10 @@ from rbe_cli.operations.verify import verify
 
 #: Rates of a sweep of nothing else.
 DEFAULT_RATES = (2.0, 3.0, 4.0, 5.0, 6.0)
-#: What can be best, and whether more of it is better.
-OBJECTIVES = {"gap": False, "snr": True, "bits": False, "encode": False, "decode": False}
+#: Of what can be best; of the rest, less is.
+_MORE_IS_BETTER = ("snr",)
 #: Sizes up to this much larger count as equal: rate control meets them to half a percent.
 _EQUAL = 1.005
-#: Columns a table can be sorted by.
-SORTS = ("bits", "ratio", "size", "nrmse", "snr", "gap", "encode", "decode", "seconds")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Point:
     seconds : float
         Wall time of the compression.
     encode_ns, decode_ns : float or None
-        Processor time per trellis-coded weight.
+        Processor time per weight of the tensors that are not exact.
     problem : str
         Why it could not be done; empty if it was.
     """
@@ -91,7 +89,7 @@ class Point:
         return max((tensor.nrmse for tensor in self.tensors), default=0.0)
 
     def figure(self, column: str) -> float | None:
-        """A figure by the name of its column in OBJECTIVES or SORTS."""
+        """A figure by the name of its column in SWEEP_OBJECTIVES or SWEEP_SORTS."""
         error = self.error
         figures: dict[str, float | None] = {
             "bits": self.bits,
@@ -220,17 +218,11 @@ def _measure(checkpoint: Checkpoint, settings: Settings) -> Point:
         except RBEError as error:
             return Point(settings.recorded(), problem=str(error).removeprefix(f"{checkpoint.name}: "))
         checked = verify(out, threads=settings.threads)
-        tensors = tuple(written.manifest.tensors)
-        inexact = [tensor for tensor in tensors if tensor.name in written.encode_ns]
-        work = sum(written.encode_ns[tensor.name] * tensor.elements for tensor in inexact)
+        checked.require_sound()
         return Point(
-            settings.recorded(),
-            tensors,
-            checked.size,
-            written.seconds,
-            work / sum(tensor.elements for tensor in inexact) if inexact else None,
-            checked.nanoseconds / checked.trellis_elements if checked.trellis_elements else None,
-        )
+            settings.recorded(), tuple(written.manifest.tensors), checked.size, written.seconds,
+            written.encode_ns_per_weight, checked.decode_ns_per_weight,
+        )  # fmt: skip
 
 
 def _key(settings: Settings, source: list[str], checkpoint: Checkpoint) -> str:
@@ -286,7 +278,7 @@ def best(points: Sequence[Point], allowed: Sequence[int], objective: str) -> int
     found = [(value, i) for value, i in figures if value is not None and not math.isnan(value)]
     if not found:
         return None
-    sign = -1 if OBJECTIVES[objective] else 1
+    sign = -1 if objective in _MORE_IS_BETTER else 1
     return min(found, key=lambda entry: (sign * entry[0], entry[1]))[1]
 
 

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes, elements, metrics
+from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
-from rbe_cli.container.folder import Folder, Piece
-from rbe_cli.container.headers import check_carried
-from rbe_cli.container.manifest import FileEntry, TensorEntry
+from rbe_cli.container.folder import Folder, check_bytes
+from rbe_cli.container.headers import check_carried, check_claims, check_layer
+from rbe_cli.container.layer_file import LayerFile
+from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, LayerEntry, Manifest, TensorEntry
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.operations.decoding import LossyTime, decode_ahead, error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
 #: A measured error may differ from the manifest's by this much, relative: it is written with six digits.
 _TOLERANCE = 1e-4
-#: Elements that may be decoded ahead of the ones waited for.
-_AHEAD = 1 << 21
+#: What has so many problems is not read any further: a hostile manifest names what takes hours to look for.
+_MOST_PROBLEMS = 100
+#: So many unknown files are named in a note; the list has all.
+_NAMED = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verified:
-    """What was checked. Nothing was damaged, or there would have been an exception.
+    """What was checked, and what is wrong with it.
 
     Attributes
     ----------
@@ -37,26 +43,43 @@ class Verified:
         As the manifest has them.
     size : int
         Bytes of the layer files and the manifest.
-    elements : int
-        Decoded.
     measured : dict
         Tensor -> its Error against the original; empty without one.
     same_files : bool or None
         Whether the original's files are, byte for byte, those that were compressed.
+    problems : list of str
+        What is damaged or not true, a line each that names the file or tensor; empty if all is well. At 100 the rest
+        is not looked at.
+    untrue : set of str
+        Tensors whose measured error is not the one the manifest claims.
+    unknown_files : list of str
+        Files in the folder that the manifest does not name, which count for nothing; links among them.
     seconds : float
         Wall time.
-    nanoseconds : int
-        Processor time of decoding the trellis-coded tensors, over all threads, and how many elements they have.
+    decode_ns_per_weight : float or None
+        Processor time of decoding the tensors that are not stored exactly; None if all are.
     """
 
-    tensors: list[TensorEntry]
-    size: int
-    elements: int
-    measured: dict[str, metrics.Error]
-    same_files: bool | None
-    seconds: float
-    nanoseconds: int
-    trellis_elements: int
+    tensors: list[TensorEntry] = field(default_factory=list)
+    size: int = 0
+    measured: dict[str, metrics.Error] = field(default_factory=dict)
+    same_files: bool | None = None
+    problems: list[str] = field(default_factory=list)
+    untrue: set[str] = field(default_factory=set)
+    unknown_files: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    decode_ns_per_weight: float | None = None
+
+    @property
+    def elements(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    def require_sound(self) -> None:
+        """Raise CorruptFile, with the first of the problems, if there is any."""
+        if self.problems:
+            more = f" (problems in all: {len(self.problems)})" if len(self.problems) > 1 else ""
+            raise CorruptFile(self.problems[0] + more)
 
 
 def verify(
@@ -69,43 +92,80 @@ def verify(
 ) -> Verified:
     """Check every byte of a folder and decode everything in it, without keeping or writing it.
 
-    With `original`, the errors are measured and compared with what the manifest claims.
+    With `original`, the errors are measured and compared with what the manifest claims. Anything damaged and any claim
+    that is not true is among the problems of what is returned; layer files that are damaged are not decoded.
 
-    Raises CorruptFile for anything damaged or any claim that is not true, RBEError if `original` is another model.
+    Raises RBEError if there is no manifest, or `original` is another model.
     """
-    progress = progress or Silent()
     started = time.perf_counter()
-    progress.phase("checking", _stored_bytes(path))
-    folder = Folder.open(path, whole=True, max_decoded=max_decoded, done=progress.advance)
-    for file in folder.manifest.carried:
-        _check_carried(path, file)
-    originals = {} if original is None else _originals(original, folder)
-    tensors = folder.manifest.tensors
-    progress.phase("decoding", sum(tensor.elements for tensor in tensors))
-    measured: dict[str, metrics.Error] = {}
-    nanoseconds = trellis_elements = 0
+    done = Verified()
+    with suppress(_Enough), _noted(done):
+        _verify(path, original, threads, max_decoded, progress or Silent(), done)
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+class _Enough(Exception):
+    """There are so many problems that no more are looked for."""
+
+
+@contextmanager
+def _noted(done: Verified) -> Iterator[None]:
+    """What is damaged inside is one of the problems."""
+    try:
+        yield
+    except CorruptFile as error:
+        done.problems.append(str(error))
+        if len(done.problems) == _MOST_PROBLEMS:
+            raise _Enough from None
+
+
+def _verify(
+    path: Path, original: Checkpoint | None, threads: int, max_decoded: int | None, progress: Progress, done: Verified
+) -> None:
+    manifest = Manifest.read(path)
+    done.tensors, done.size = manifest.tensors, manifest.stored_bytes
+    done.unknown_files = _unknown_files(path, manifest)
+    if done.unknown_files:
+        some = ", ".join(done.unknown_files[:_NAMED]) + (", ..." if len(done.unknown_files) > _NAMED else "")
+        progress.note(f"the manifest does not name, and nothing counts: {some}")
+    check_claims(path, manifest, max_decoded)
+    progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
+    sound: list[tuple[LayerEntry, LayerFile]] = []
+    for layer in manifest.layers:
+        with _noted(done):
+            file = check_layer(path, layer)
+            check_bytes(path, layer)
+            sound.append((layer, file))
+        progress.advance(layer.bytes)
+    for carried in manifest.carried:
+        with _noted(done):
+            _check_carried(path, carried)
+    originals = {} if original is None else _originals(original, path, manifest)
+    folder = Folder(path, replace(manifest, layers=tuple(layer for layer, _ in sound)), [file for _, file in sound])
+    progress.phase("decoding", sum(tensor.elements for tensor in folder.manifest.tensors))
+    lossy = LossyTime()
     with worker_threads(threads) as pool:
-        for tensor in tensors:
-            job = _Job(folder, tensor, originals.get(tensor.name), pool, progress)
-            error = job.run()
-            if original is not None:
-                measured[tensor.name] = error
-                _compare(path, tensor, error)
-            nanoseconds += job.nanoseconds
-            trellis_elements += tensor.elements if job.trellis else 0
-        same = None
+        for tensor in folder.manifest.tensors:
+            with _noted(done):
+                error = _decode(folder, tensor, originals.get(tensor.name), pool, lossy, progress)
+                if original is not None:
+                    done.measured[tensor.name] = error
+                    _compare(path, tensor, error, done)
         if original is not None:
             sums = list(pool.map(lambda shard: shard.sha256(), original.shards))
-            same = sorted(sums) == sorted(source.sha256 for source in folder.manifest.sources)
-    size = _stored_bytes(path)
-    return Verified(
-        tensors, size, sum(tensor.elements for tensor in tensors), measured, same, time.perf_counter() - started,
-        nanoseconds, trellis_elements,
-    )  # fmt: skip
+            done.same_files = sorted(sums) == sorted(source.sha256 for source in manifest.sources)
+    done.decode_ns_per_weight = lossy.per_weight
 
 
-def _stored_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
+def _unknown_files(path: Path, manifest: Manifest) -> list[str]:
+    named = {NAME, *(layer.file for layer in manifest.layers)}
+    named |= {f"{CARRIED}/{file.path}" for file in manifest.carried}
+    found = []
+    for folder, folders, files in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        found += [Path(folder, name).relative_to(path).as_posix() for name in (*files, *links)]
+    return sorted(set(found) - named)
 
 
 def _check_carried(folder: Path, entry: FileEntry) -> None:
@@ -114,104 +174,47 @@ def _check_carried(folder: Path, entry: FileEntry) -> None:
         raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
 
 
-def _originals(original: Checkpoint, folder: Folder) -> dict[str, tuple[Shard, TensorInfo]]:
+def _originals(original: Checkpoint, path: Path, manifest: Manifest) -> dict[str, tuple[Shard, TensorInfo]]:
     """The tensors of the original by name. Raises RBEError unless it has those of the folder, and no others."""
     found = {info.name: (original.shards[shard], info) for shard, info in original.tensors}
-    wanted = {tensor.name: tensor for tensor in folder.manifest.tensors}
+    wanted = {tensor.name: tensor for tensor in manifest.tensors}
     for name, tensor in wanted.items():
         if name not in found:
-            raise RBEError(f"{original.name}: has no tensor {name!r}; give the checkpoint {folder.path} was made from")
+            raise RBEError(f"{original.name}: has no tensor {name!r}; give the checkpoint {path} was made from")
         info = found[name][1]
         if (info.dtype, info.shape) != (tensor.dtype, tensor.shape):
-            raise RBEError(f"{original.name}: tensor {name!r} has another shape or type than in {folder.path}")
+            raise RBEError(f"{original.name}: tensor {name!r} has another shape or type than in {path}")
     left = next((name for name in found if name not in wanted), None)
     if left is not None:
-        raise CorruptFile(f"{folder.path}: tensor {left!r} of {original.name} is not there")
+        raise CorruptFile(f"{path}: tensor {left!r} of {original.name} is not there")
     return found
 
 
-def _compare(path: Path, tensor: TensorEntry, error: metrics.Error) -> None:
+def _compare(path: Path, tensor: TensorEntry, error: metrics.Error, done: Verified) -> None:
     if math.isclose(error.nrmse, tensor.nrmse, rel_tol=_TOLERANCE, abs_tol=1e-12):
         return
+    done.untrue.add(tensor.name)
     raise CorruptFile(
         f"{path}: tensor {tensor.name!r}: NRMSE is {error.nrmse:.6g}, the manifest claims {tensor.nrmse:.6g}; "
         "this is not the checkpoint it was made from, or the manifest is not true"
     )
 
 
-class _Job:
-    """One tensor being decoded and measured."""
+def _decode(
+    folder: Folder,
+    tensor: TensorEntry,
+    original: tuple[Shard, TensorInfo] | None,
+    pool: ThreadPoolExecutor,
+    lossy: LossyTime,
+    progress: Progress,
+) -> metrics.Error:
+    """Decode all of a tensor; its error against the original, or none."""
+    raw = None if original is None else original[0].raw(original[1])
 
-    def __init__(
-        self,
-        folder: Folder,
-        tensor: TensorEntry,
-        original: tuple[Shard, TensorInfo] | None,
-        pool: ThreadPoolExecutor,
-        progress: Progress,
-    ) -> None:
-        self.folder, self.tensor, self.original = folder, tensor, original
-        self.pool, self.progress = pool, progress
-        self.nanoseconds = 0
-        self.trellis = False
+    def compare(decoded: NDArray[np.uint8], at: int) -> metrics.Error:
+        if raw is None:
+            return metrics.Error(0.0, 0.0, 0)
+        return error_of(raw[at : at + decoded.size], decoded, tensor.dtype)
 
-    def run(self) -> metrics.Error:
-        """Decode all pieces; their error against the original, or none."""
-        total = metrics.Error(0.0, 0.0, 0)
-        raw = None if self.original is None else self.original[0].raw(self.original[1])
-        ahead: deque[tuple[int, Future[tuple[int, metrics.Error]]]] = deque()
-        under_way = at = 0
-        stored = self.folder.open_tensor(self.tensor.name)
-        self.trellis = stored.record.codec == "trellis"
-        for piece in stored.pieces():
-            size = (piece.elements * dtypes.BITS[self.tensor.dtype] + 7) // 8
-            part = None if raw is None else raw[at : at + size]
-            at += size
-            ahead.append((piece.elements, self.pool.submit(_check_piece, piece, part, self.tensor.dtype)))
-            under_way += piece.elements
-            while under_way > _AHEAD:
-                under_way -= ahead[0][0]
-                total += self._collect(*ahead.popleft())
-        while ahead:
-            total += self._collect(*ahead.popleft())
-        return total
-
-    def _collect(self, elements: int, future: Future[tuple[int, metrics.Error]]) -> metrics.Error:
-        nanoseconds, error = future.result()
-        if self.trellis:
-            self.nanoseconds += nanoseconds
-        self.progress.advance(elements)
-        return error
-
-
-def _check_piece(piece: Piece, original: NDArray[np.uint8] | None, dtype: str) -> tuple[int, metrics.Error]:
-    """Decode a piece: the processor time in ns, and its error against the original's bytes."""
-    started = time.thread_time_ns()
-    decoded = piece.decode()
-    taken = time.thread_time_ns() - started
-    if original is None:
-        return taken, metrics.Error(0.0, 0.0, piece.elements)
-    # What is no original may be NaN, or as large as it likes.
-    with np.errstate(all="ignore"):
-        return taken, _error(original, decoded, dtype)
-
-
-def _error(original: NDArray[np.uint8], decoded: NDArray[np.uint8], dtype: str) -> metrics.Error:
-    """The error of some elements, given as bytes; infinite where types that are carried exactly differ."""
-    elements = original.size * 8 // dtypes.BITS[dtype]
-    if np.array_equal(original, decoded):
-        energy = 0.0
-        if dtype in dtypes.FLOATS:
-            values = _float64(original, dtype)
-            energy = float(values @ values) if np.isfinite(values).all() else 0.0
-        return metrics.Error(0.0, energy, elements)
-    if dtype not in dtypes.FLOATS:
-        return metrics.Error(math.inf, 0.0, elements)
-    values = _float64(original, dtype)
-    difference = values - _float64(decoded, dtype)
-    squared = float(difference @ difference)
-    return metrics.Error(squared if math.isfinite(squared) else math.inf, float(values @ values), elements)
-
-
-def _float64(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float64]:
-    return np.ascontiguousarray(raw).view(elements.FLOATS[dtype]).astype(np.float64)
+    errors = decode_ahead(folder.open_tensor(tensor.name), pool, lossy, progress, compare)
+    return sum(errors, metrics.Error(0.0, 0.0, 0))

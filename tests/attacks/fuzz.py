@@ -430,7 +430,7 @@ def _through_a_folder(folder: Path, sound: Path, data: st.DataObject) -> None:
         decode(copy, out, force=True)
     shutil.rmtree(out, ignore_errors=True)
     with survived(1 << 16):
-        verify(copy)
+        verify(copy).require_sound()
     with survived(1 << 16):
         weights = WeightMapper(_opened(copy))
         for name, shape in weights.shapes().items():

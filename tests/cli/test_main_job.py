@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rbe_cli import models
 from tests.command_line import Outcome, Run, rbe_process
@@ -100,6 +101,19 @@ def test_one_layer_file_says_the_same_as_the_folder(rbe: Run, compressed: Path) 
             if not tensor["method"].startswith("same as"):
                 assert tensor["nrmse"] == pytest.approx(expected["nrmse"], rel=1e-4)
                 assert tensor["rmse"] == pytest.approx(expected["rmse"], rel=1e-4)
+
+
+def test_the_method_names_what_was_chosen_once(rbe: Run, tmp_path: Path) -> None:
+    low = np.random.default_rng(0).standard_normal((2, 256, 4), np.float32)
+    save_file({"w": low[0] @ low[1].T}, tmp_path / "low.safetensors")
+    for options, folder, file in (
+        ((), "trellis, lowrank +", "trellis, lowrank "),
+        (("--structure-only",), "lowrank +", "lowrank "),
+    ):
+        out = tmp_path / f"{len(options)}.rbe"
+        assert rbe("compress", tmp_path / "low.safetensors", "-o", out, "-q", *options).code == 0
+        for path, method in ((out, folder), (next(out.glob("*.rbe")), file)):
+            assert f" F32     {method}" in rbe("inspect", path).out
 
 
 def test_manifest_may_be_named_itself(rbe: Run, compressed: Path) -> None:

@@ -79,14 +79,6 @@ def test_completion_knows_values(words: str, values: str) -> None:
     assert rbe_process(**environment).out.split() == values.split()
 
 
-def test_a_sweep_takes_the_objectives_and_columns_there_are() -> None:
-    from rbe_cli.cli import sweep as command
-    from rbe_cli.operations import sweep
-
-    assert tuple(sweep.OBJECTIVES) == command._OBJECTIVES
-    assert sweep.SORTS == command._SORTS
-
-
 def test_how_much_is_told(run: Run, tiny_source: Path) -> None:
     command = ("compress", tiny_source, "--bits", 6, "--force", "-o", "m")
     normal, silent, verbose = run(*command), run(*command, "--no-progress"), run(*command, "-v")

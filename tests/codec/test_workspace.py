@@ -93,7 +93,7 @@ def test_a_search_takes_what_it_asks_for(
 def test_blocks_take_what_they_ask_for(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     w = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     matrix = Matrix(w.view(np.uint8).ravel(), "F32", 1024, 1024)
-    form = sparse_form(matrix, kind, block, 3, with_basis=True)
+    form = sparse_form(matrix, kind, block, 3)
     fit = lambda: SparseAnalysis(matrix, form, float((w.astype(float) ** 2).sum()), 0.0)  # noqa: E731
     analysis = fit()
     encode = lambda: SparseEncoding(analysis, analysis.unit, Inline()).result()  # noqa: E731

@@ -124,3 +124,12 @@ def test_squared_error(n: int) -> None:
     assert field.squared_error(a, b) == naive.squared_error(a, b)
     assert field.squared_error(a, a) == 0
     assert field.squared_error(a, b) == pytest.approx(float(((a - b) ** 2).sum()))
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 17])
+def test_multiply_line(n: int) -> None:
+    rng = np.random.default_rng(n)
+    points, inner = rng.standard_normal((2, n)).astype(np.float32)
+    outer, out = np.float32(rng.random()), np.empty(n, np.float32)
+    field.multiply_line(points, outer, inner, out)
+    assert out.tolist() == naive.multiply_line(points, outer, inner)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rbe_cli.codec import tables
 from rbe_cli.codec.trellis import POLYNOMIALS, trellis
@@ -140,3 +142,15 @@ def test_tables_of_the_trellis(states: int) -> None:
     for to in range(states):
         unions = {s & 1 for s in range(states) for z in (0, 1) if step[2 * s + z] == to}
         assert len(unions) == 1
+
+
+@given(st.floats(-1e4, 1e4, width=32) | st.integers(-9, 9).map(float), st.sampled_from([0, 1, 56, 100, 184, 255]))
+def test_symbol_of(v: float, c: int) -> None:
+    for r in range(4):
+        for higher in (False, True):
+            k = kernel.symbol_of(np.float32(v), np.uint64(c), np.int64(r), higher)
+            assert k == naive.symbol_of(np.float32(v), c, r, higher)
+            if c not in (0, 255):
+                point = 2 * k + r % 2
+                assert point % 4 == r
+                assert v - 4.01 < point - 4 * higher < v + 0.01

@@ -24,4 +24,4 @@ def test_example(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
