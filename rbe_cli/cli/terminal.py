@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 
 #: Marks that an encoding without them can show in other letters.
 TICK, CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
+_WIDTH = re.compile(r"0*[1-9]\d{0,5}", re.ASCII)
 _PLAINER = {TICK: "v", CROSS: "x"}
 
 
@@ -21,6 +23,10 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rbe")
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        # Scripts and some terminals say 0 for what they do not know.
+        if not _WIDTH.fullmatch(os.environ.get(name, "")):
+            os.environ.pop(name, None)
 
 
 def _plainer(error: UnicodeError) -> tuple[str, int]:

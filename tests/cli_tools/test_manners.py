@@ -55,6 +55,14 @@ def test_markdown_has_every_column_at_any_width() -> None:
     assert "| tensor | shape | dtype | method | bits/w |" in out.getvalue()
 
 
+@pytest.mark.parametrize("width", ["0", "-1", "many", "\N{SUPERSCRIPT TWO}", "9" * 30])
+def test_a_width_that_is_none_counts_as_not_given(mini: Path, width: str) -> None:
+    for arguments in (("inspect", mini), ("inspect", "--help")):
+        expected = rbe_process(*arguments)
+        assert rbe_process(*arguments, COLUMNS=width, TERMINAL_WIDTH=width) == expected
+        assert expected.out
+
+
 def test_completion_knows_commands_and_options() -> None:
     environment = {"_RBE_COMPLETE": "complete_bash", "COMP_WORDS": "rbe ver", "COMP_CWORD": "1"}
     assert rbe_process(**environment).out.split() == ["verify"]
