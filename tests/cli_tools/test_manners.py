@@ -87,6 +87,14 @@ def test_completion_knows_values(words: str, values: str) -> None:
     assert rbe_process(**environment).out.split() == values.split()
 
 
+def test_bench_takes_options_before_the_path(run: Run, mini: Path) -> None:
+    options = ("--tokens", 40, "--quality-only", "--reference", "mini-gpt2", "-q")
+    done = run("bench", *options, mini)
+    assert done.code == 0
+    assert done == run("bench", mini, *options)
+    assert "rbe bench model --help" in run("bench", "--bogus", mini).complaint()
+
+
 def test_a_sweep_takes_the_objectives_and_columns_there_are() -> None:
     from rbe_cli.cli import sweep as command
     from rbe_cli.operations import sweep
