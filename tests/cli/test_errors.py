@@ -68,6 +68,8 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("compress", tmp_path, "-o", "m"), "no .safetensors files"),
         (("compress", "nobody/nothing", "-o", "m"), "offline"),
         (("inspect", "gone"), "no such local path"),
+        (("inspect", "gone.rbe"), "no such file or folder"),
+        (("bench", "gone.rbe"), "no such file or folder"),
         (("inspect", tmp_path), "rbe.json"),
         (("decode", "gone", "-q"), "no such folder"),
         (("decode", tmp_path, "-q", "-o", "x"), "rbe.json"),
