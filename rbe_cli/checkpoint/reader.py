@@ -25,6 +25,7 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 #: Other frameworks' weights and archives: never carried along.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot", ".pkl", ".npz")
+_ONLY = f"rbe reads safetensors checkpoints, {SUFFIX} files; convert the weights first"
 _COMPRESSED = "is compressed already; give the original, or what `rbe decode` makes of it"
 _MAX_CARRIED = 256 << 20
 #: Bytes of a shard index.
@@ -160,7 +161,7 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
         elif (path / MANIFEST).is_file():
             raise RBEError(f"{path}: {_COMPRESSED}")
         else:
-            raise RBEError(f"{path}: no {SUFFIX} files here; rbe reads safetensors checkpoints")
+            raise RBEError(f"{path}: no {SUFFIX} files here; {_ONLY}")
         checkpoint.carried = _carried(path, {shard.relative for shard in checkpoint.shards})
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _from_index(path)
@@ -207,6 +208,8 @@ def open_shard(path: Path, relative: str) -> Shard:
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not path.name.endswith(SUFFIX):
+            raise RBEError(f"{path}: {_ONLY}") from None
         raise CorruptFile(f"{path}: not a sound safetensors file ({first_line(error)})") from None
 
 
