@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.settings import Settings
 
 _STATUS = "Status on stderr"
 
@@ -103,10 +104,10 @@ def plot_option(panel: str) -> Any:
     return typer.Option(metavar="FILE", help="Draw rate against SNR: .svg, .png or .pdf.", rich_help_panel=panel)
 
 
-def values(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
-    """What a comma-separated list has, each once; of None, nothing. Raises UsageError.
+def values(flag: str, text: str | None, setting: str, kind: Callable[[str], Any]) -> list[Any]:
+    """What a comma-separated list has for a setting, each once; of None, nothing. Raises UsageError.
 
-    >>> values("--blocks", "64,128,64", int)
+    >>> values("--blocks", "64,128,64", "block", int)
     [64, 128]
     """
     if text is None:
@@ -118,6 +119,11 @@ def values(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]
     if "" in found:
         example = "64,128,256" if kind is int else "2,3.5,4" if kind is float else "dct,dwt"
         raise UsageError(f"{flag} {text!r}: write a list with commas, like {example}")
+    for value in found:
+        try:
+            Settings(**{setting: value})
+        except UsageError as error:
+            raise UsageError(str(error).replace(f"--{setting}", flag, 1)) from None
     return list(dict.fromkeys(found))
 
 

@@ -108,14 +108,14 @@ def command(
     from rbe_cli.operations.sweep import Grid
 
     axes = {
-        "block": options.values("--blocks", blocks, int),
-        "k": options.values("--ks", ks, int),
-        "transform": options.values("--transforms", transforms, str),
-        "effort": options.values("--efforts", efforts, int),
-        "objective": options.values("--objectives", objectives, str),
+        "block": options.values("--blocks", blocks, "block", int),
+        "k": options.values("--ks", ks, "k", int),
+        "transform": options.values("--transforms", transforms, "transform", str),
+        "effort": options.values("--efforts", efforts, "effort", int),
+        "objective": options.values("--objectives", objectives, "objective", str),
     }
-    rates = [("bits", b) for b in options.values("--bits", bits, float)] + [
-        ("ratio", r) for r in options.values("--ratios", ratios, float)
+    rates = [("bits", b) for b in options.values("--bits", bits, "bits", float)] + [
+        ("ratio", r) for r in options.values("--ratios", ratios, "ratio", float)
     ]
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()

@@ -147,7 +147,8 @@ def test_files_that_are_there_are_kept_without_force(run: Run, tmp_path: Path) -
         (["--json", "--markdown"], "not both"),
         (["--sort", "beauty"], "--sort must be"),
         (["--sample", "2"], "--sample must be"),
-        (["--efforts", "12"], "--effort must be"),
+        (["--efforts", "12"], "--efforts must be"),
+        (["--ks", "5,0"], "--ks must be"),
     ],
 )
 def test_wrong_usage(run: Run, arguments: list[str], words: str) -> None:
