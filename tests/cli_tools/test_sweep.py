@@ -106,6 +106,12 @@ def test_what_cannot_be_done_is_said(run: Run) -> None:
     assert "cannot be that small" in done.out
 
 
+def test_markdown_has_no_list_where_none_is_meant(run: Run) -> None:
+    done = run("sweep", "--bits", "6", "--efforts", "0", "--sample", "0.1", "-q", "--markdown")
+    assert "\n\\* is on the Pareto front" in done.out
+    assert "\n* " not in done.out
+
+
 def test_nothing_can_be_done(run: Run) -> None:
     done = run("sweep", "--bits", "0.03", "--efforts", "0", "-q")
     assert done.code == 1
