@@ -77,6 +77,7 @@ def command(
 
       rbe calibrate ./llama --text wiki.txt --tokens 65536 --moments
     """
+    options.check_ending("-o", out, (".safetensors",))
     for file in filter(None, (out, sensitivity)):
         check_file(file, force)
     fetch(source, status)

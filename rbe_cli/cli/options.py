@@ -81,6 +81,12 @@ def check_folder_name(out: Path, advice: str) -> None:
         raise UsageError(f"-o {out}: {advice}")
 
 
+def check_ending(flag: str, path: Path | None, endings: Sequence[str]) -> None:
+    """Raise UsageError for a file that says by its name that it is of another kind than what is written to it."""
+    if path is not None and path.suffix.lower() not in endings:
+        raise UsageError(f"{flag} {path}: end it in {either(endings)}")
+
+
 def completing(*names: str) -> Callable[[str], list[str]]:
     """For shells: which of the values an option takes begin with what is typed."""
 
@@ -93,10 +99,11 @@ def completing(*names: str) -> Callable[[str], list[str]]:
 def either(names: Sequence[str]) -> str:
     """The values an option takes, as words.
 
-    >>> either(["gap", "snr", "bits"])
-    'gap, snr or bits'
+    >>> either(["gap", "snr", "bits"]), either(["gap"])
+    ('gap, snr or bits', 'gap')
     """
-    return ", ".join(names[:-1]) + f" or {names[-1]}"
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def plot_option(panel: str) -> Any:

@@ -101,6 +101,7 @@ def command(
     bounds = budget.bounds()
     _check_choices(objective, sort)
     check_plot(plot, force)
+    options.check_ending("--report", report, (".html", ".htm"))
     for file in filter(None, (csv_file, report)):
         check_file(file, force)
     if results:

@@ -121,9 +121,11 @@ def test_nothing_can_be_done(run: Run) -> None:
 def test_where_results_cannot_go_is_said_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("one line of a file that is not ours\n")
     (tmp_path / "folder").mkdir()
-    for option in ("--results", "--csv", "--report"):
-        assert "there is no folder gone" in run("sweep", option, "gone/x", "--bits", "3").complaint()
-        assert "is a folder" in run("sweep", option, "folder", "--bits", "3").complaint()
+    (tmp_path / "page.html").mkdir()
+    for option, name in (("--results", "folder"), ("--csv", "folder"), ("--report", "page.html")):
+        assert "there is no folder gone" in run("sweep", option, f"gone/{name}", "--bits", "3").complaint()
+        assert "is a folder" in run("sweep", option, name, "--bits", "3").complaint()
+    assert "--report p.pdf: end it in .html or .htm" in run("sweep", "--report", "p.pdf", "--bits", "3").complaint()
     assert (
         "line 1 is damaged, or of another kind of file"
         in run("sweep", "--results", "notes.txt", "--bits", "3", "-q").complaint()
