@@ -32,7 +32,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output th
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Threads; 0 is one per core. Same bytes for any.")]
 MaxDecodedSize = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GB, or 4000 times the folder]"),
+    typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GiB, or 4000 times the folder]"),
 ]
 Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the small exact ones too.")]
 

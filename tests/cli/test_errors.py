@@ -242,7 +242,7 @@ def test_decoded_size_may_be_limited(rbe: Run, compressed: Path, tmp_path: Path)
     done = rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1k", "-q")
     assert done.code == 4
     assert "--max-decoded-size" in done.complaint()
-    assert rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1GB", "-q").code == 0
+    assert rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1GiB", "-q").code == 0
 
 
 def test_manifest_of_a_newer_format_says_so(rbe: Run, compressed: Path) -> None:
