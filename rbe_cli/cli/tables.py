@@ -70,7 +70,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def show(console: Console, table: Table, markdown: bool) -> None:
-    """Print a table, as Markdown if that is wanted; without some columns where the terminal is too narrow for all."""
+    """Print a table, as Markdown if that is wanted; without some columns, then closer, where the terminal is narrow."""
     if markdown:
         print(markdown_table(table), file=console.file)
         return
@@ -80,8 +80,10 @@ def show(console: Console, table: Table, markdown: bool) -> None:
         left_out.append(spare.pop(0))
         table = _without(table, left_out[-1])
     shown: Table | Text = table
-    if not fits and _least_width(console, table) > console.width:
-        shown, left_out = _as_list(whole), []
+    if not fits:
+        shown = closer = _closer(table)
+        if _least_width(console, closer) > console.width:
+            shown, left_out = _as_list(whole), []
     if console.is_terminal:
         console.print(shown)
     else:
@@ -117,6 +119,13 @@ def _as_list(table: Table) -> Text:
         title, *rest = [f"{header} {text}".strip() for header, text in row if text]
         lines += [title, *(f"  {line}" for line in rest)]
     return Text("\n".join(lines))
+
+
+def _closer(table: Table) -> Table:
+    """A table with its columns two blanks apart."""
+    closer = copy.copy(table)
+    closer.padding = (0, 1, 0, 0)
+    return closer
 
 
 def _without(table: Table, header: str) -> Table:

@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 
 import pytest
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.container.manifest import ChoiceEntry, TensorEntry
@@ -47,6 +49,18 @@ def test_a_table_is_a_list_where_there_is_no_room_for_columns(width: int) -> Non
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "tensortransformer.h.1.attn.c_attn.weightshape128x384dtypeF32methodtrellis,lowrank+1.50dB" in text
     assert "for want" not in out.getvalue()
+
+
+def test_columns_move_closer_before_a_table_is_a_list() -> None:
+    first_lines = []
+    for width in (27, 25, 24):
+        out, table = io.StringIO(), Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("figure", "reference", "here"):
+            table.add_column(column, no_wrap=True)
+        table.add_row("size", "12", "34")
+        tables.show(Console(file=out, width=width), table, markdown=False)
+        first_lines.append(out.getvalue().splitlines()[0].rstrip())
+    assert first_lines == [" figure   reference   here", " figure  reference  here", "figure size"]
 
 
 def test_markdown_has_every_column_at_any_width() -> None:
