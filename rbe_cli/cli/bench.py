@@ -15,7 +15,7 @@ from rich.table import Table
 from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import Plain, WithDefault
-from rbe_cli.cli.tables import number, size_text
+from rbe_cli.cli.tables import counted, number, plus_minus, size_text
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, check_bound, judge
 from rbe_cli.operations.figures import finite
@@ -184,21 +184,22 @@ def _print(console: Console, path: str, done: ModelBench, judged: list[Budget], 
     quality = done.quality
     console.print(
         f"{path} ({size_text(done.bytes)}) against {done.reference} ({size_text(done.reference_bytes)}): "
-        f"{quality.tokens:,} tokens of {done.text} in {quality.windows} windows of {done.context}, engine {done.engine}"
+        f"{counted(quality.tokens, 'token')} of {done.text} in {counted(quality.windows, 'window')} of {done.context}, "
+        f"engine {done.engine}"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("figure", no_wrap=True)
     for column in ("reference", "compressed", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     ratio = quality.perplexity_ratio
-    rows = [("perplexity", quality.reference_perplexity, quality.perplexity, f"x {_plus_minus(ratio, '.5f')}")]
+    rows = [("perplexity", quality.reference_perplexity, quality.perplexity, f"x {plus_minus(ratio, '.5f')}")]
     if done.are_bytes:
         bits = [e.scaled(1 / math.log(2)) for e in (quality.reference_loss, quality.loss, quality.loss_difference)]
-        rows.append(("bits per byte", bits[0], bits[1], _plus_minus(bits[2], "+.5f")))
+        rows.append(("bits per byte", bits[0], bits[1], plus_minus(bits[2], "+.5f")))
     for name, original, compressed, difference in rows:
-        table.add_row(name, _plus_minus(original, ".4f"), _plus_minus(compressed, ".4f"), difference)
-    table.add_row("KL, nats per token", "", "", _plus_minus(quality.kl, ".6f"))
-    table.add_row("top-1 agreement, %", "", "", _plus_minus(quality.top1.scaled(100), ".3f"))
+        table.add_row(name, plus_minus(original, ".4f"), plus_minus(compressed, ".4f"), difference)
+    table.add_row("KL, nats per token", "", "", plus_minus(quality.kl, ".6f"))
+    table.add_row("top-1 agreement, %", "", "", plus_minus(quality.top1.scaled(100), ".3f"))
     tables.show(console, table, markdown)
     if done.variants:
         tables.show(console, _variant_table(done.variants), markdown)
@@ -225,11 +226,6 @@ def _variant_table(variants: list[Variant]) -> Table:
             _rate(speed.prompt), _rate(speed.generation),
         )  # fmt: skip
     return table
-
-
-def _plus_minus(estimate: Estimate, form: str) -> str:
-    error = number(estimate.error, form.replace("+", ""))
-    return f"{number(estimate.value, form)} +- {error}"
 
 
 def _rate(rate: Rate) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.cli.tables import name_text, number, size_text
+from rbe_cli.cli.tables import counted, name_text, plus_minus, size_text
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def show(reference: str, found: list[Closeness], markdown: bool) -> None:
     for one in found:
         quality = one.quality
         cells = [size_text(one.bytes), f"{one.bits:.3f}"]
-        cells += [_plus_minus(quality.perplexity_ratio, ".5f")] if quality else []
-        cells += [_plus_minus(one.figure, ".6f"), "1" if one is found[0] else _plus_minus(one.over(found[0]), ".3f")]
-        cells += [_plus_minus(quality.top1.scaled(100), ".3f")] if quality else []
+        cells += [plus_minus(quality.perplexity_ratio, ".5f")] if quality else []
+        cells += [plus_minus(one.figure, ".6f"), "1" if one is found[0] else plus_minus(one.over(found[0]), ".3f")]
+        cells += [plus_minus(quality.top1.scaled(100), ".3f")] if quality else []
         table.add_row(name_text(one.path), *cells)
     console = stdout()
     tables.show(console, table, markdown)
-    parts = f"{found[0].sums.size} lines" if encoder else f"{found[0].counts.sum():,.0f} tokens"
+    parts = counted(found[0].sums.size, "line") if encoder else counted(int(found[0].counts.sum()), "token")
     console.print(f"against {reference}, on {parts}; +- is the standard error, of a ratio that of the pairs")
 
 
@@ -61,10 +61,6 @@ def document(reference: str, found: list[Closeness]) -> dict[str, Any]:
 
 def _figure(one: Closeness) -> str:
     return "1 - cosine" if one.quality is None else "KL, nats per token"
-
-
-def _plus_minus(estimate: Estimate, form: str) -> str:
-    return f"{number(estimate.value, form)} +- {number(estimate.error, form)}"
 
 
 def _json(estimate: Estimate) -> dict[str, float | None]:

@@ -112,11 +112,11 @@ def command(
     console = stdout()
     tables.show(console, table, form.markdown)
     again = f", read {done.passes} times" if done.passes > 1 else ""
-    console.print(f"{done.tokens:,} tokens{again}, {done.seconds:.1f} s")
+    console.print(f"{tables.counted(done.tokens, 'token')}{again}, {done.seconds:.1f} s")
     console.print(f"wrote {out}, {tables.size_text(done.bytes)}")
     if found is not None:
         tables.show(console, _sensitivity_table(found), form.markdown)
-        console.print(f"{found.tokens:,} tokens for each matrix; wrote {sensitivity}")
+        console.print(f"{tables.counted(found.tokens, 'token')} for each matrix; wrote {sensitivity}")
 
 
 def _sensitivity_table(found: Sensitivities) -> Table:
@@ -125,7 +125,7 @@ def _sensitivity_table(found: Sensitivities) -> Table:
     for column in ("weights", found.figure, "more bits"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in sorted(found.tensors, key=lambda one: -one.more_bits):
-        loss = f"{tables.number(one.loss.value, '.6f')} +- {tables.number(one.loss.error, '.6f')}"
+        loss = tables.plus_minus(one.loss, ".6f")
         table.add_row(tables.name_text(one.name), f"{one.elements:,}", loss, f"{one.more_bits:+.2f}")
     return table
 

@@ -22,6 +22,7 @@ from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:
     from rbe_cli.container.manifest import Manifest, TensorEntry
+    from rbe_cli.operations.model_quality import Estimate
 
 #: Exact tensors with fewer elements than this share a line.
 _SMALL = 65536
@@ -37,6 +38,26 @@ _SPARE = (
 def number(value: float, form: str) -> str:
     """A figure, or a dash where there is none."""
     return format(value, form) if math.isfinite(value) else "-"
+
+
+def plus_minus(estimate: Estimate, form: str) -> str:
+    """A mean and its standard error; alone where there was too little to tell that.
+
+    >>> from rbe_cli.operations.model_quality import Estimate
+    >>> plus_minus(Estimate(1.25, 0.5), "+.1f"), plus_minus(Estimate(1.25, math.nan), ".2f")
+    ('+1.2 +- 0.5', '1.25')
+    """
+    value = number(estimate.value, form)
+    return f"{value} +- {number(estimate.error, form.removeprefix('+'))}" if math.isfinite(estimate.error) else value
+
+
+def counted(count: int, thing: str) -> str:
+    """So many of a thing.
+
+    >>> counted(1, "tensor"), counted(1000, "token")
+    ('1 tensor', '1,000 tokens')
+    """
+    return f"{count:,} {thing}" + ("s" if count != 1 else "")
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -259,8 +280,8 @@ def carried_bytes(manifest: Manifest | None) -> int:
 def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
     """The lines under a table."""
     console.print(
-        f"{figures['tensors']} tensors, {figures['elements']:,} weights: {size_text(figures['source_bytes'])} -> "
-        f"{size_text(figures['bytes'])} ({figures['bytes']:,} bytes in all)"
+        f"{counted(figures['tensors'], 'tensor')}, {counted(figures['elements'], 'weight')}: "
+        f"{size_text(figures['source_bytes'])} -> {size_text(figures['bytes'])} ({figures['bytes']:,} bytes in all)"
     )
     bits = figures["bits_per_weight"]
     line = f"{number(bits if bits is not None else math.nan, '.4f')} bits per weight, ratio {figures['ratio']:.2f}"

@@ -9,10 +9,12 @@ import pytest
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import save_file
 
 from rbe_cli.cli import tables
 from rbe_cli.container.manifest import ChoiceEntry, TensorEntry
 from tests.command_line import Run, rbe_process
+from tests.synthetic import scaled_normal
 
 TENSORS = [
     TensorEntry(
@@ -99,6 +101,17 @@ def test_completion_knows_values(words: str, values: str) -> None:
     typed = f"rbe {words}"
     environment = {"_RBE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     assert rbe_process(**environment).out.split() == values.split()
+
+
+def test_one_of_a_thing_is_no_plural(run: Run, tmp_path: Path) -> None:
+    save_file({"a.weight": scaled_normal((64, 64), 1)}, tmp_path / "one.safetensors")
+    done = run("compress", "one.safetensors", "--bits", 9, "-j", 1, "-o", "one.rbe")
+    assert "\n1 tensor, 4,096 weights: " in done.out
+    assert " s on 1 thread, " in done.out
+    done = run("bench", "mini-gpt2", "--reference", "mini-gpt2", "--quality-only", "--tokens", 2)
+    assert ": 1 token of " in done.out
+    assert "in 1 window of " in done.out
+    assert "+-" not in done.out
 
 
 def test_bench_takes_options_before_the_path(run: Run, mini: Path) -> None:
