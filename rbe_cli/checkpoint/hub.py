@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, models
 from rbe_cli.checkpoint.reader import INDEX_SUFFIX, MAX_INDEX, SUFFIX, Checkpoint, open_checkpoint
+from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.plain_file import read_json
 from rbe_cli.errors import CorruptFile, RBEError, first_line
 
@@ -26,6 +27,8 @@ _TRANSPORTS = ("http", "requests", "urllib3")
 #: As huggingface_hub has it: no part may begin or end with a dash or dot, or have two of them together.
 _PART = r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?"
 _REPO_ID = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
+#: How a name ends that is meant for a file or folder, whatever a repository may be called.
+_FILES = (SUFFIX, INDEX_SUFFIX, LAYER, ".git")
 #: Headers read at once.
 _CONNECTIONS = 8
 
@@ -54,8 +57,10 @@ def looks_like_repo_id(source: str) -> bool:
 
     >>> looks_like_repo_id("gpt2"), looks_like_repo_id("org/model"), looks_like_repo_id("./model")
     (True, True, False)
+    >>> looks_like_repo_id("model.rbe")
+    False
     """
-    return bool(_REPO_ID.fullmatch(source)) and not source.endswith((SUFFIX, ".git"))
+    return bool(_REPO_ID.fullmatch(source)) and not source.endswith(_FILES)
 
 
 def open_repository(
@@ -209,6 +214,13 @@ def _refusal(status: int, reason: str) -> str:
     return f"cannot be fetched from the hub ({reason})"
 
 
+def _nowhere(repo_id: str, hub: str) -> RBEError:
+    """That a name is neither here nor, for the reason told, on the hub; and which shipped model may be meant."""
+    meant = models.like(repo_id)
+    advice = f"; did you mean {meant}?" if meant else ""
+    return RBEError(f"{repo_id}: no such local path, {hub}{advice}")
+
+
 @contextmanager
 def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub raises inside into one line that says what to do."""
@@ -220,14 +232,14 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         raise RBEError(f"{repo_id}: gated; accept its terms on the hub, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError as error:
         login = ", or a private one: log in with `hf auth login`" if _status(error) != 404 else "; check its name"
-        raise RBEError(f"{repo_id}: no such local path, and no such repository on the hub{login}") from None
+        raise _nowhere(repo_id, f"and no such repository on the hub{login}") from None
     except errors.RevisionNotFoundError:
         raise RBEError(f"{repo_id}: no revision {revision!r}; see the branches and tags on its hub page") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         reason = "the hub cannot be reached; check the network"
         if constants.HF_HUB_OFFLINE:
             reason = "offline mode is on; unset HF_HUB_OFFLINE to have it fetched"
-        raise RBEError(f"{repo_id}: no such local path, not in the hub cache, and {reason}") from None
+        raise _nowhere(repo_id, f"not in the hub cache, and {reason}") from None
     except RBEError:
         raise
     except Exception as error:
@@ -235,8 +247,7 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
             raise RBEError(f"{repo_id}: {_refusal(_status(error), reason)}") from None
         if _unreachable(error):
-            advice = f"the hub cannot be reached ({reason}); check the network"
-            raise RBEError(f"{repo_id}: no such local path, and {advice}") from None
+            raise _nowhere(repo_id, f"and the hub cannot be reached ({reason}); check the network") from None
         if isinstance(error, ValueError):
             # Of a file whose name would lead out of the cache.
             raise CorruptFile(f"{repo_id}: {reason}") from None

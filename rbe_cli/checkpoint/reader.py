@@ -25,6 +25,7 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 #: Other frameworks' weights and archives: never carried along.
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot", ".pkl", ".npz")
+_ONLY = f"rbe reads safetensors checkpoints, {SUFFIX} files; convert the weights first"
 _COMPRESSED = "is compressed already; give the original, or what `rbe decode` makes of it"
 _MAX_CARRIED = 256 << 20
 #: Bytes of a shard index.
@@ -165,10 +166,8 @@ def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
             raise RBEError(f"{path}: {_COMPRESSED}")
         else:
             below = sorted({file.parent.name for file in path.glob(f"*/*{SUFFIX}")})
-            advice = (
-                f"give one of the folders in it: {', '.join(below)}" if below else "rbe reads safetensors checkpoints"
-            )
-            raise RBEError(f"{path}: no {SUFFIX} files here; {advice}")
+            inside = f"give one of the folders in it: {', '.join(below)}"
+            raise RBEError(f"{path}: no {SUFFIX} files here; {inside if below else _ONLY}")
         checkpoint.carried, checkpoint.left_out = _others(path, {shard.relative for shard in checkpoint.shards})
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _from_index(path)
@@ -226,6 +225,8 @@ def open_shard(path: Path, relative: str) -> Shard:
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not path.name.endswith(SUFFIX):
+            raise RBEError(f"{path}: {_ONLY}") from None
         raise CorruptFile(f"{path}: not a sound safetensors file ({first_line(error)})") from None
 
 

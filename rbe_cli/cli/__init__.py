@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from rbe_cli import __version__, interrupts
+from rbe_cli.cli import terminal
 from rbe_cli.cli.harmless import plain
 from rbe_cli.cli.lazy import Later, add_later
 from rbe_cli.errors import RBEError
@@ -59,9 +60,7 @@ def _root(
 
 def main() -> None:
     """Run the command line. What goes wrong on purpose is one line on stderr and an exit code."""
-    # Closed by the caller: `rbe ... >&-`.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    terminal.prepare()
     interrupts.raise_them()
     try:
         sys.exit(_run())

@@ -14,7 +14,7 @@ from rich.table import Table
 from rbe_cli.cli import bench_codec, bench_layers, bench_models, budgets, options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
 from rbe_cli.cli.lazy import Plain, WithDefault
-from rbe_cli.cli.tables import estimate_json, estimate_text, number, size_text
+from rbe_cli.cli.tables import counted, estimate_json, estimate_text, number, size_text
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, ModelBounds, judge, option_of
 from rbe_cli.operations.figures import finite
@@ -179,7 +179,8 @@ def _print(console: Console, path: str, done: ModelBench, judged: list[Budget], 
     quality = done.quality
     console.print(
         f"{path} ({size_text(done.bytes)}) against {done.reference} ({size_text(done.reference_bytes)}): "
-        f"{quality.tokens:,} tokens of {done.text} in {quality.windows} windows of {done.context}, engine {done.engine}"
+        f"{counted(quality.tokens, 'token')} of {done.text} in {counted(quality.windows, 'window')} of {done.context}, "
+        f"engine {done.engine}"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("figure", no_wrap=True)

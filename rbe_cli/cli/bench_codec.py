@@ -107,12 +107,9 @@ def command(
     """
     from rbe_cli.operations.settings import Settings
 
-    rates, levels = options.values("--bits", bits, float), options.values("--efforts", efforts, int)
+    rates = options.values("--bits", bits, "bits", float)
+    levels = options.values("--efforts", efforts, "effort", int)
     settings = Settings(bits=rates[0], effort=levels[0], objective=objective, transform=transform, jobs=jobs)
-    for rate in rates:
-        Settings(bits=rate)
-    for level in levels:
-        Settings(effort=level)
     check_plot(plot, force)
     from rbe_cli.operations import bench_sources
 

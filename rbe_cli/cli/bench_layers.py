@@ -15,6 +15,7 @@ from rich.table import Table
 from rbe_cli.cli import harmless, options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stdout
 from rbe_cli.cli.tables import number, show, size_text
+from rbe_cli.cli.terminal import CROSS, TICK
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.figures import finite
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _SOURCES = ("structured", "white", "model")
 _WHAT = "What to measure"
-_TICK, _CROSS = "\N{CHECK MARK}", "\N{BALLOT X}"
 
 
 @options.grouped
@@ -140,7 +140,7 @@ def _cells(row: Row) -> list[str]:
     subject, verdicts = row.subject, row.verdicts()
 
     def judged(text: str, name: str) -> str:
-        return f"{text} {_TICK if verdicts[name] else _CROSS}" if name in verdicts else text
+        return f"{text} {TICK if verdicts[name] else CROSS}" if name in verdicts else text
 
     sized = bool(row.size)
     return [

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.cli.tables import estimate_json, estimate_text, name_text, size_text
+from rbe_cli.cli.tables import counted, estimate_json, estimate_text, name_text, size_text
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_models import Closeness
@@ -33,7 +33,7 @@ def show(reference: str, found: list[Closeness], markdown: bool) -> None:
         table.add_row(name_text(one.path), *cells)
     console = stdout()
     tables.show(console, table, markdown)
-    parts = f"{found[0].sums.size} lines" if encoder else f"{found[0].counts.sum():,.0f} tokens"
+    parts = counted(found[0].sums.size, "line") if encoder else counted(int(found[0].counts.sum()), "token")
     console.print(f"against {reference}, on {parts}; +- is the standard error, of a ratio that of the pairs")
 
 

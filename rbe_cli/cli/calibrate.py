@@ -78,6 +78,7 @@ def command(
 
       rbe calibrate ./llama --text wiki.txt --tokens 65536 --moments
     """
+    options.check_ending("-o", out, (".safetensors",))
     for file in filter(None, (out, sensitivity)):
         check_file(file, force)
     fetch(source, status)
@@ -112,11 +113,11 @@ def command(
     console = stdout()
     tables.show(console, table, form.markdown)
     again = f", read {done.passes} times" if done.passes > 1 else ""
-    console.print(f"{done.tokens:,} tokens{again}, {done.seconds:.1f} s")
+    console.print(f"{tables.counted(done.tokens, 'token')}{again}, {done.seconds:.1f} s")
     console.print(f"wrote {out}, {tables.size_text(done.bytes)}")
     if found is not None:
         tables.show(console, _sensitivity_table(found), form.markdown)
-        console.print(f"{found.tokens:,} tokens for each matrix; wrote {sensitivity}")
+        console.print(f"{tables.counted(found.tokens, 'token')} for each matrix; wrote {sensitivity}")
 
 
 def _sensitivity_table(found: Sensitivities) -> Table:

@@ -13,6 +13,7 @@ from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
 from rbe_cli.cli.encoder import EncoderOptions
 from rbe_cli.cli.stream import STDOUT, tar_on_stdout
+from rbe_cli.cli.tables import counted
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
@@ -186,7 +187,9 @@ def _print(
     tables.show(console, tables.tensor_table(done.manifest.tensors, done.encode_ns, whole), markdown)
     tables.print_totals(console, figures)
     analysed, speed = figures["analyse_ns_per_weight"], figures["encode_ns_per_weight"]
-    console.print(f"{done.seconds:.1f} s on {threads} threads, peak memory {tables.size_text(peak_memory())}")
+    console.print(
+        f"{done.seconds:.1f} s on {counted(threads, 'thread')}, peak memory {tables.size_text(peak_memory())}"
+    )
     if speed is not None:
         console.print(f"analysis {analysed:.0f} and a pass of encoding {speed:.0f} ns per weight on one core")
     if judged:

@@ -50,8 +50,7 @@ def stderr() -> Console:
 
 
 def _console(terminal: bool, status: bool) -> Console:
-    given = os.environ.get("COLUMNS", "")
-    width = None if terminal or given.isdecimal() else _PIPE_WIDTH
+    width = None if terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
     return _Console(stderr=status, highlight=False, width=width, emoji=False, markup=False)
 
 

@@ -10,6 +10,7 @@ import typer
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
 from rbe_cli.cli.stream import STDOUT, binary_stdout
+from rbe_cli.cli.tables import counted
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
 
@@ -77,7 +78,8 @@ def command(
         return
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
-        f"{len(done.manifest.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.decoded_bytes)}\n"
-        f"{done.seconds:.2f} s on {settings.threads} threads{decoded}"
+        f"{counted(len(done.manifest.tensors), 'tensor')}, {counted(done.elements, 'weight')}, "
+        f"{tables.size_text(done.decoded_bytes)}\n"
+        f"{done.seconds:.2f} s on {counted(settings.threads, 'thread')}{decoded}"
     )
     console.print("wrote it to stdout" if out == STDOUT else f"wrote {out}")

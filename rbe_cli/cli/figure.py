@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rbe_cli.cli.options import check_ending
 from rbe_cli.container.atomic import atomic_file, check_file
-from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.errors import RBEError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +21,7 @@ def check_plot(path: Path | None, force: bool) -> None:
     """Raise UsageError or RBEError if there can be no plot `path`."""
     if path is None:
         return
-    if path.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"--plot {path}: end it in .svg, .png or .pdf")
+    check_ending("--plot", path, _SUFFIXES)
     check_file(path, force)
     if find_spec("matplotlib") is None:
         raise RBEError("--plot needs matplotlib: pip install matplotlib")

@@ -10,7 +10,9 @@ import typer
 
 from rbe_cli.cli import budgets, harmless, options, tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.errors import UsageError
+from rbe_cli.container.manifest import NAME as MANIFEST
+from rbe_cli.container.names import SUFFIX as LAYER
+from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.operations.budgets import Budget, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.settings import Settings
@@ -72,7 +74,7 @@ def command(
       rbe inspect mini-gpt2 --snr 30
     """
     bounds = budget.bounds()
-    if not path or not _is_compressed(Path(path)):
+    if not _is_compressed(path):
         if bounds != budgets.NONE:
             raise UsageError(f"{path}: is not compressed, so there is no budget to keep; see `rbe compress --dry-run`")
         _inspect_checkpoint(
@@ -100,11 +102,22 @@ def command(
     budgets.require(judged)
 
 
-def _is_compressed(path: Path) -> bool:
-    """Whether a path is one of ours; what is neither that nor a checkpoint is, too, so that the error speaks of it."""
-    if path.is_dir():
-        return (path / "rbe.json").exists() or not any(path.glob("*.safetensors"))
-    return path.exists() and not path.name.endswith((".safetensors", ".safetensors.index.json"))
+def _is_compressed(path: str) -> bool:
+    """Whether it is there and one of ours. Raises RBEError for what is there and no checkpoint either."""
+    here = Path(path)
+    if not path or not here.exists():
+        return False
+    if here.is_dir():
+        compressed, checkpoint = (here / MANIFEST).exists(), any(here.glob("*.safetensors*"))
+    else:
+        compressed = here.name == MANIFEST or here.name.endswith(LAYER)
+        checkpoint = here.name.endswith((".safetensors", ".safetensors.index.json"))
+    if not compressed and not checkpoint:
+        raise RBEError(
+            f"{path}: nothing to inspect; give a folder that `rbe compress` wrote (with an {MANIFEST}), one {LAYER} "
+            "file, or a checkpoint of .safetensors files"
+        )
+    return compressed
 
 
 def _inspect_checkpoint(

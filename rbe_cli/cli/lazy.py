@@ -59,12 +59,12 @@ def _load(name: str) -> Any:
 
 
 class WithDefault(_PlainFlags, TyperGroup):
-    """A group that takes what is no command of its own, and no option, for the argument of its command `model`."""
+    """A group that takes what begins with no command of its own for its command `model`."""
 
     default = "model"
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """`rbe bench mini.rbe` is `rbe bench model mini.rbe`."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = [self.default, *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.settings import Settings
 
 _STATUS = "Status on stderr"
 
@@ -31,7 +32,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output th
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Threads; 0 is one per core. Same bytes for any.")]
 MaxDecodedSize = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GB, or 4000 times the folder]"),
+    typer.Option(metavar="SIZE", help="Refuse what claims to be more.  \\[default: 4GiB, or 4000 times the folder]"),
 ]
 Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the small exact ones too.")]
 
@@ -80,6 +81,12 @@ def check_folder_name(out: Path, advice: str) -> None:
         raise UsageError(f"-o {out}: {advice}")
 
 
+def check_ending(flag: str, path: Path | None, endings: Sequence[str]) -> None:
+    """Raise UsageError for a file that says by its name that it is of another kind than what is written to it."""
+    if path is not None and path.suffix.lower() not in endings:
+        raise UsageError(f"{flag} {path}: end it in {either(endings)}")
+
+
 def completing(*names: str) -> Callable[[str], list[str]]:
     """For shells: which of the values an option takes begin with what is typed."""
 
@@ -92,10 +99,11 @@ def completing(*names: str) -> Callable[[str], list[str]]:
 def either(names: Sequence[str]) -> str:
     """The values an option takes, as words.
 
-    >>> either(["gap", "snr", "bits"])
-    'gap, snr or bits'
+    >>> either(["gap", "snr", "bits"]), either(["gap"])
+    ('gap, snr or bits', 'gap')
     """
-    return ", ".join(names[:-1]) + f" or {names[-1]}"
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def plot_option(panel: str) -> Any:
@@ -103,10 +111,10 @@ def plot_option(panel: str) -> Any:
     return typer.Option(metavar="FILE", help="Draw rate against SNR: .svg, .png or .pdf.", rich_help_panel=panel)
 
 
-def values(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]:
-    """What a comma-separated list has, each once; of None, nothing. Raises UsageError.
+def values(flag: str, text: str | None, setting: str, kind: Callable[[str], Any]) -> list[Any]:
+    """What a comma-separated list has for a setting, each once; of None, nothing. Raises UsageError.
 
-    >>> values("--blocks", "64,128,64", int)
+    >>> values("--blocks", "64,128,64", "block", int)
     [64, 128]
     """
     if text is None:
@@ -118,6 +126,11 @@ def values(flag: str, text: str | None, kind: Callable[[str], Any]) -> list[Any]
     if "" in found:
         example = "64,128,256" if kind is int else "2,3.5,4" if kind is float else "dct,dwt"
         raise UsageError(f"{flag} {text!r}: write a list with commas, like {example}")
+    for value in found:
+        try:
+            Settings(**{setting: value})
+        except UsageError as error:
+            raise UsageError(str(error).replace(f"--{setting}", flag, 1)) from None
     return list(dict.fromkeys(found))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rbe_cli.cli import tables
 from rbe_cli.cli.console import load_kernels, progress_bar, stdout
 from rbe_cli.cli.options import Form, Status
+from rbe_cli.cli.tables import counted
 
 if TYPE_CHECKING:
     from rbe_cli.checkpoint.hub import RemoteTensor
@@ -42,7 +43,9 @@ def show_profile(checkpoint: Checkpoint, snr: float, threads: int, whole: bool, 
         return
     console = stdout()
     tables.show(console, _table(profiles, snr, whole), form.markdown)
-    console.print(f"{len(profiles)} tensors, {elements:,} weights, {tables.size_text(source)}, not compressed")
+    console.print(
+        f"{counted(len(profiles), 'tensor')}, {counted(elements, 'weight')}, {tables.size_text(source)}, not compressed"
+    )
     coded = [found for found in profiles if found.bits is not None]
     if coded:
         bits = sum((found.bits or 0) * found.info.elements for found in coded)
@@ -130,6 +133,6 @@ def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], form: Form) -> No
     console = stdout()
     tables.show(console, table, form.markdown)
     console.print(
-        f"{len(tensors)} tensors, {elements:,} weights, {tables.size_text(size)}, on the hub: "
+        f"{counted(len(tensors), 'tensor')}, {counted(elements, 'weight')}, {tables.size_text(size)}, on the hub: "
         "read from the headers, no weights were fetched"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from rbe_cli import __version__
 from rbe_cli.cli import harmless, sweep_tables, tables
 from rbe_cli.cli.sweep_tables import Outcome
+from rbe_cli.cli.tables import counted
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.metrics import DB_PER_BIT, gap_db
 
@@ -94,8 +95,8 @@ def _subject(outcome: Outcome) -> str:
         return "No point could be done."
     elements = sum(tensor.elements for tensor in done.tensors)
     size = tables.size_text(sum(tensor.source_bytes for tensor in done.tensors))
-    count = len(outcome.points)
-    return f"{count} {'point' if count == 1 else 'points'} on {len(done.tensors)} tensors, {elements:,} weights, {size}"
+    points, tensors = counted(len(outcome.points), "point"), counted(len(done.tensors), "tensor")
+    return f"{points} on {tensors}, {counted(elements, 'weight')}, {size}"
 
 
 def _figures(outcome: Outcome) -> str:

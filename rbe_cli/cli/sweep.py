@@ -99,6 +99,7 @@ def command(
     bounds = budget.bounds()
     _check_choices(objective, sort)
     check_plot(plot, force)
+    options.check_ending("--report", report, (".html", ".htm"))
     for file in filter(None, (csv_file, report)):
         check_file(file, force)
     if results:
@@ -106,14 +107,14 @@ def command(
     from rbe_cli.operations.sweep import Grid
 
     axes = {
-        "block": options.values("--blocks", blocks, int),
-        "k": options.values("--ks", ks, int),
-        "transform": options.values("--transforms", transforms, str),
-        "effort": options.values("--efforts", efforts, int),
-        "objective": options.values("--objectives", objectives, str),
+        "block": options.values("--blocks", blocks, "block", int),
+        "k": options.values("--ks", ks, "k", int),
+        "transform": options.values("--transforms", transforms, "transform", str),
+        "effort": options.values("--efforts", efforts, "effort", int),
+        "objective": options.values("--objectives", objectives, "objective", str),
     }
-    rates = [("bits", b) for b in options.values("--bits", bits, float)] + [
-        ("ratio", r) for r in options.values("--ratios", ratios, float)
+    rates = [("bits", b) for b in options.values("--bits", bits, "bits", float)] + [
+        ("ratio", r) for r in options.values("--ratios", ratios, "ratio", float)
     ]
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from rbe_cli.cli import budgets, tables
+from rbe_cli.cli import budgets, harmless, tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.operations.figures import finite
@@ -146,7 +146,7 @@ def print_outcome(outcome: Outcome, markdown: bool) -> None:
         table.add_row(mark(outcome, i), *setting_cells(outcome, i), *cells(outcome.points[i]), style=style)
     tables.show(console, table, markdown)
     for line in remarks(outcome):
-        console.print(line)
+        console.print(harmless.markdown(line) if markdown else line)
     if outcome.nearest is not None and outcome.judged[outcome.nearest]:
         what = "best" if outcome.best is not None else "nearest to the budget"
         console.print(f"the {what}, {settings_text(outcome.points[outcome.nearest], outcome.varied)}:")

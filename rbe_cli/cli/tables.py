@@ -42,14 +42,29 @@ def number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def estimate_text(estimate: Estimate, form: str) -> str:
-    """A figure and its standard error; a sign that `form` asks for is the figure's alone."""
-    return f"{number(estimate.value, form)} +- {number(estimate.error, form.replace('+', ''))}"
-
-
 def estimate_json(estimate: Estimate) -> dict[str, float | None]:
     """The same in the JSON documents."""
     return {"value": finite(estimate.value), "error": finite(estimate.error)}
+
+
+def estimate_text(estimate: Estimate, form: str) -> str:
+    """A mean and its standard error; alone where there was too little to tell that.
+
+    >>> from rbe_cli.operations.model_quality import Estimate
+    >>> estimate_text(Estimate(1.25, 0.5), "+.1f"), estimate_text(Estimate(1.25, math.nan), ".2f")
+    ('+1.2 +- 0.5', '1.25')
+    """
+    value = number(estimate.value, form)
+    return f"{value} +- {number(estimate.error, form.removeprefix('+'))}" if math.isfinite(estimate.error) else value
+
+
+def counted(count: int, thing: str) -> str:
+    """So many of a thing.
+
+    >>> counted(1, "tensor"), counted(1000, "token")
+    ('1 tensor', '1,000 tokens')
+    """
+    return f"{count:,} {thing}" + ("s" if count != 1 else "")
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -83,7 +98,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def show(console: Console, table: Table, markdown: bool) -> None:
-    """Print a table, as Markdown if that is wanted; without some columns where the terminal is too narrow for all."""
+    """Print a table, as Markdown if that is wanted; without some columns, then closer, where the terminal is narrow."""
     if markdown:
         print(markdown_table(table), file=console.file)
         return
@@ -93,8 +108,10 @@ def show(console: Console, table: Table, markdown: bool) -> None:
         left_out.append(spare.pop(0))
         table = _without(table, left_out[-1])
     shown: Table | Text = table
-    if not fits and _least_width(console, table) > console.width:
-        shown, left_out = _as_list(whole), []
+    if not fits:
+        shown = closer = _closer(table)
+        if _least_width(console, closer) > console.width:
+            shown, left_out = _as_list(whole), []
     if console.is_terminal:
         console.print(shown)
     else:
@@ -130,6 +147,13 @@ def _as_list(table: Table) -> Text:
         title, *rest = [f"{header} {text}".strip() for header, text in row if text]
         lines += [title, *(f"  {line}" for line in rest)]
     return Text("\n".join(lines))
+
+
+def _closer(table: Table) -> Table:
+    """A table with its columns two blanks apart."""
+    closer = copy.copy(table)
+    closer.padding = (0, 1, 0, 0)
+    return closer
 
 
 def _without(table: Table, header: str) -> Table:
@@ -266,8 +290,8 @@ def carried_bytes(manifest: Manifest | None) -> int:
 def print_totals(console: Console, figures: Mapping[str, Any]) -> None:
     """The lines under a table."""
     console.print(
-        f"{figures['tensors']} tensors, {figures['elements']:,} weights: {size_text(figures['source_bytes'])} -> "
-        f"{size_text(figures['bytes'])} ({figures['bytes']:,} bytes in all)"
+        f"{counted(figures['tensors'], 'tensor')}, {counted(figures['elements'], 'weight')}: "
+        f"{size_text(figures['source_bytes'])} -> {size_text(figures['bytes'])} ({figures['bytes']:,} bytes in all)"
     )
     bits = figures["bits_per_weight"]
     line = f"{number(bits if bits is not None else math.nan, '.4f')} bits per weight, ratio {figures['ratio']:.2f}"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rbe_cli.cli import harmless, options, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
+from rbe_cli.cli.tables import counted
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
@@ -71,8 +72,9 @@ def _print(done: Verified, against: str | None, threads: int, markdown: bool) ->
     speed = done.decode_ns_per_weight
     decoded = f", decoding {speed:.1f} ns per weight on one core" if speed is not None else ""
     console.print(
-        f"{len(done.tensors)} tensors, {done.elements:,} weights, {tables.size_text(done.size)}: every checksum right, "
-        f"every tile decodes\n{done.seconds:.2f} s on {threads} threads{decoded}"
+        f"{counted(len(done.tensors), 'tensor')}, {counted(done.elements, 'weight')}, {tables.size_text(done.size)}: "
+        f"every checksum right, every tile decodes\n"
+        f"{done.seconds:.2f} s on {counted(threads, 'thread')}{decoded}"
     )
     if done.same_files is not None:
         files = "the files that were" if done.same_files else "not the files, but the tensors, that were"
@@ -94,7 +96,7 @@ def _table(done: Verified) -> Table:
             )  # fmt: skip
     exact = sum(1 for tensor in measured if not (tensor.nrmse or done.measured[tensor.name].nrmse))
     if exact:
-        table.add_row(f"{exact} tensors that are exact", "0", "0", "0", "exact")
+        table.add_row(f"{counted(exact, 'exact tensor')}", "0", "0", "0", "exact")
     return table
 
 

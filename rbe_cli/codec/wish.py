@@ -80,7 +80,7 @@ def cost_of(analysis: Forecast, wish: Wish, elements: int) -> float:
     if wish.bits >= FEW_BITS:
         size = analysis.expected_bytes(multiplier_for_error(analysis, wish.nrmse) * analysis.unit)
         misfit = analysis.misfit() if isinstance(analysis, Analysis) else 0.0
-        return metrics.DB_ABOVE_SHANNON * (8 * size / elements + misfit)
+        return metrics.DB_PER_BIT * (8 * size / elements + misfit)
     step = multiplier_for_size([analysis], wish.bits * elements / 8) * analysis.unit
     if analysis.expected_bytes(step) > wish.bits * elements / 8:
         return math.inf

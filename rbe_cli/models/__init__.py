@@ -7,6 +7,7 @@ and the log of its training. Beside the folder, ``mini_gpt2_calibration.txt`` is
 was trained on, from 16 places, for ``rbe calibrate``.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 
 NAMES: tuple[str, ...] = ("mini-gpt2",)
@@ -23,3 +24,12 @@ def path(name: str = "mini-gpt2") -> Path:
     if name not in NAMES:
         raise ValueError(f"no shipped model is called {name!r}; there is: {', '.join(NAMES)}")
     return Path(__file__).resolve().parent / name.replace("-", "_")
+
+
+def like(name: str) -> str | None:
+    """The shipped model that a mistyped name stands for; None if it is like none.
+
+    >>> like("Mini_GPT2"), like("gpt2")
+    ('mini-gpt2', None)
+    """
+    return next(iter(get_close_matches(name.lower(), NAMES, 1, 0.8)), None)

@@ -126,6 +126,13 @@ def test_the_table(rbe: Run, gpt2: Path, text: Path, tmp_path: Path) -> None:
     assert "100 tokens, read 2 times" in done.out
 
 
+def test_the_output_is_called_what_it_is(rbe: Run, gpt2: Path, tmp_path: Path) -> None:
+    done = rbe("calibrate", gpt2, "-o", tmp_path / "i.txt")
+    assert done.code == 2
+    assert done.complaint().endswith("i.txt: end it in .safetensors")
+    assert not (tmp_path / "i.txt").exists()
+
+
 def test_what_cannot_be_calibrated(gpt2: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "i.safetensors"
     with pytest.raises(UsageError, match="give a text to calibrate on with --text"):

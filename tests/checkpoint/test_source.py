@@ -34,8 +34,9 @@ def test_no_other_shipped_model() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["./gone", "../gone", "/gone/model", "gone.safetensors", "a/b/c", "a b", "org/name..", "a--b", "-a", "x.git"],
-)
+    ["./gone", "../gone", "/gone/model", "gone.safetensors", "gone.rbe", "gone/h.0.rbe", "a/b/c", "a b", "org/name..",
+     "a--b", "-a", "x.git"],
+)  # fmt: skip
 def test_what_can_only_be_a_path(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RBEError, match="no such file or folder"):
@@ -46,6 +47,7 @@ def test_what_can_only_be_a_path(source: str, tmp_path: Path, monkeypatch: pytes
     ("source", "advice"),
     [
         ("", "SOURCE is empty"),
+        ("minigpt2", "; did you mean mini-gpt2"),
         ("org/model@v1", "write org/model --revision v1"),
         ("https://example.org/org/model", "give the repo id alone"),
     ],

@@ -47,6 +47,18 @@ def test_hostile_safetensors_is_exit_4(rbe: Run, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "model.bin", "x.pt", "points.jsonl"])
+def test_other_files_are_not_damaged_but_others(rbe: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"GGUF" + bytes(100))
+    done = rbe("compress", tmp_path / name, "-o", tmp_path / "m")
+    assert done.code == 1
+    assert "rbe reads safetensors checkpoints" in done.complaint()
+    for path in (tmp_path / name, tmp_path):
+        done = rbe("inspect", path)
+        assert done.code == 1
+        assert "one .rbe file, or a checkpoint of .safetensors files" in done.complaint()
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\u202eb"])
 def test_hostile_names_do_not_reach_the_terminal(name: str, rbe: Run, tmp_path: Path) -> None:
     save_file({f"{name}.weight": scaled_normal((40, 40), 1)}, tmp_path / "x.safetensors")
@@ -68,6 +80,8 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("compress", tmp_path, "-o", "m"), "no .safetensors files"),
         (("compress", "nobody/nothing", "-o", "m"), "offline"),
         (("inspect", "gone"), "no such local path"),
+        (("inspect", "gone.rbe"), "no such file or folder"),
+        (("bench", "gone.rbe"), "no such file or folder"),
         (("inspect", tmp_path), "rbe.json"),
         (("decode", "gone", "-q"), "no such folder"),
         (("decode", tmp_path, "-q", "-o", "x"), "rbe.json"),
@@ -265,7 +279,7 @@ def test_decoded_size_may_be_limited(rbe: Run, compressed: Path, tmp_path: Path)
     done = rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1k", "-q")
     assert done.code == 4
     assert "--max-decoded-size" in done.complaint()
-    assert rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1GB", "-q").code == 0
+    assert rbe("decode", compressed, "-o", tmp_path / "back", "--max-decoded-size", "1GiB", "-q").code == 0
 
 
 def test_manifest_of_a_newer_format_says_so(rbe: Run, compressed: Path) -> None:

@@ -177,3 +177,21 @@ def test_locale_without_unicode(tiny_source: Path, tmp_path: Path) -> None:
     done = rbe_process("compress", tiny_source, "-o", tmp_path / "m", "--bits", 6, LC_ALL="C", PYTHONIOENCODING="ascii")
     assert done.code == 0
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_and_marks_the_output_has_no_letters_for(compressed: Path, encoding: str) -> None:
+    folder = compressed.rename(compressed.with_name("my m\N{LATIN SMALL LETTER O WITH DIAERESIS}del \N{SNOWMAN}.rbe"))
+    done = rbe_process("decode", folder, "-q", PYTHONIOENCODING=encoding)
+    assert done.code == 0
+    assert done.out.endswith("del ?.rbe.decoded\n")
+    done = rbe_process("inspect", folder.with_name("\N{SNOWMAN}"), PYTHONIOENCODING=encoding)
+    assert done.complaint().startswith(f"{folder.parent}/?: ")
+
+
+def test_ticks_and_crosses_in_any_encoding() -> None:
+    options = ("--hidden", 16, "--vocabulary", 16, "--layers", "Embedding", "--seconds", 0.001, "-q")
+    done = rbe_process("bench", "layers", "--weights", "white", *options, PYTHONIOENCODING="ascii")
+    assert done.code == 0
+    assert " v" in done.out or " x" in done.out
+    assert "?" not in done.out

@@ -111,6 +111,12 @@ def test_what_cannot_be_done_is_said(run: Run) -> None:
     assert "cannot be that small" in done.out
 
 
+def test_markdown_has_no_list_where_none_is_meant(run: Run) -> None:
+    done = run("sweep", "--bits", "6", "--efforts", "0", "--sample", "0.1", "-q", "--markdown")
+    assert "\n\\* is on the Pareto front" in done.out
+    assert "\n* " not in done.out
+
+
 def test_nothing_can_be_done(run: Run) -> None:
     done = run("sweep", "--bits", "0.03", "--efforts", "0", "-q")
     assert done.code == 1
@@ -120,9 +126,11 @@ def test_nothing_can_be_done(run: Run) -> None:
 def test_where_results_cannot_go_is_said_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("one line of a file that is not ours\n")
     (tmp_path / "folder").mkdir()
-    for option in ("--results", "--csv", "--report"):
-        assert "there is no folder gone" in run("sweep", option, "gone/x", "--bits", "3").complaint()
-        assert "is a folder" in run("sweep", option, "folder", "--bits", "3").complaint()
+    (tmp_path / "page.html").mkdir()
+    for option, name in (("--results", "folder"), ("--csv", "folder"), ("--report", "page.html")):
+        assert "there is no folder gone" in run("sweep", option, f"gone/{name}", "--bits", "3").complaint()
+        assert "is a folder" in run("sweep", option, name, "--bits", "3").complaint()
+    assert "--report p.pdf: end it in .html or .htm" in run("sweep", "--report", "p.pdf", "--bits", "3").complaint()
     assert (
         "line 1 is damaged, or of another kind of file"
         in run("sweep", "--results", "notes.txt", "--bits", "3", "-q").complaint()
@@ -152,7 +160,8 @@ def test_files_that_are_there_are_kept_without_force(run: Run, tmp_path: Path) -
         (["--json", "--markdown"], "not both"),
         (["--sort", "beauty"], "--sort must be"),
         (["--sample", "2"], "--sample must be"),
-        (["--efforts", "12"], "--effort must be"),
+        (["--efforts", "12"], "--efforts must be"),
+        (["--ks", "5,0"], "--ks must be"),
     ],
 )
 def test_wrong_usage(run: Run, arguments: list[str], words: str) -> None:

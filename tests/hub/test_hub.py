@@ -122,6 +122,7 @@ def test_what_other_programs_put_in_the_cache_does_not_matter(rbe, tmp_path: Pat
     ("repository", "arguments", "environment", "words"),
     [
         ("org/missing", [], {}, "no such repository on the hub; check its name"),
+        ("mini_gpt2", [], {}, "did you mean mini-gpt2?"),
         ("org/private", [], {}, "or a private one: log in with `hf auth login`"),
         ("org/refused", [], {"HF_TOKEN": "hf_wrong"}, "the hub does not accept the token"),
         ("org/forbidden", [], {}, "the hub does not allow it"),
