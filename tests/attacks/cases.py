@@ -636,6 +636,15 @@ def bomb_of_empty_chunks(folder: Path) -> None:
 
 
 @folder
+def bomb_of_a_hole(folder: Path) -> None:
+    """A chunk of a gigabyte for sixteen weights, in a file that takes no room on a disk or in an archive."""
+    forged(folder, "F32", (4, 4), "trellis", [b""])
+    path = folder / "x.rbe"
+    path.write_bytes(layer_bytes(split_layer(path.read_bytes())[0], [], table=[(1 << 30, 0)]))
+    os.truncate(path, path.stat().st_size + (1 << 30))
+
+
+@folder
 def manifest_larger_than_the_cap(folder: Path) -> None:
     with (folder / "rbe.json").open("wb") as file:
         file.truncate((256 << 20) + 2)
