@@ -14,7 +14,6 @@ import safetensors
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.container.layer_file import MAX_DIMENSIONS
 from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain, is_text
@@ -224,8 +223,10 @@ def _shard(path: Path, relative: str, file: PlainFile) -> Shard:
     for name, entry in header.items():
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if len(shape) > MAX_DIMENSIONS:
-            raise RBEError(f"{path}: tensor {name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        if len(shape) > dtypes.MAX_DIMENSIONS:
+            raise RBEError(f"{path}: tensor {name!r} has {len(shape)} dimensions, more than {dtypes.MAX_DIMENSIONS}")
+        if not dtypes.is_possible(shape):
+            raise CorruptFile(f"{path}: tensor {name!r} has an impossible shape")
         if dtype not in dtypes.BITS:
             raise RBEError(f"{path}: tensor {name!r} has dtype {dtype}, which this rbe does not know")
         info = TensorInfo(name, dtype, shape, 8 + length + begin)

@@ -42,7 +42,6 @@ _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
 _START = _PREFIX.size + _CRC.size
-MAX_DIMENSIONS = 32
 #: Bytes of chunks that wait in memory for the header, which goes before them; more wait in a temporary file.
 _SPOOLED, _COPIED = 16 << 20, 1 << 20
 #: No chunk is longer than so many bytes, so many for each element of its tensor, and so many for each number of the
@@ -191,9 +190,8 @@ class LayerFile:
             and isinstance(dtype, str)
             and dtype in dtypes.BITS
             and isinstance(shape, list)
-            and len(shape) <= MAX_DIMENSIONS
             and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
-            and dtypes.count(tuple(shape)) < 1 << 60
+            and dtypes.is_possible(tuple(shape))
             and type(chunks) is int
             and 0 <= chunks <= len(self._lengths) - at
             and (codec not in LOSSY or chunks > 0)
