@@ -27,6 +27,7 @@ UNSEEN_BY_INSPECT = {
     "bomb_of_constant_planes", "bomb_of_tiles_of_zeros", "bomb_of_a_long_axis",
     "bomb_of_low_rank_factors", "bomb_of_a_basis", "bomb_of_basis_functions_of_many_sizes",
     "bomb_of_many_small_blocks", "bomb_of_blocks_smaller_than_there_are", "bomb_of_deep_paths",
+    "bomb_of_blocks_of_one_row", "bomb_of_tensors_that_are_the_same_as_one_with_a_basis",
     "bomb_of_tensors_in_one_header", "bomb_of_empty_chunks",
 }  # fmt: skip
 
