@@ -53,7 +53,8 @@ class WeightMapper:
         values = self.folder.tensor(name)
         if values.dtype not in elements.FLOATS.values():
             raise RBEError(f"{self.folder.path}: tensor {name!r} is not of a floating type")
-        return values.astype(np.float32)
+        with np.errstate(all="ignore"):
+            return values.astype(np.float32)
 
     def matrix(self, name: str) -> WeightMatrix:
         """A tensor of two dimensions; tied ones give the same object. Raises RBEError, CorruptFile."""
