@@ -144,6 +144,12 @@ class Checkpoint:
         """(number of the shard, tensor), shard by shard."""
         return [(i, tensor) for i, shard in enumerate(self.shards) for tensor in shard.tensors]
 
+    def check_output(self, path: Path) -> None:
+        """Raise RBEError if a file to be written is one of the checkpoint's own, which would be gone."""
+        own = [shard.path for shard in self.shards] + [file for file, _ in self.carried]
+        if path.exists() and any(file.exists() and path.samefile(file) for file in own):
+            raise RBEError(f"{path}: is a file of {self.name} itself; name another")
+
 
 def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
     """Open a `.safetensors` file, a folder with some, or a `.safetensors.index.json`.

@@ -105,6 +105,7 @@ def calibrate(
     files = ModelFiles.open(source)
     if files.checkpoint is None:
         raise UsageError(f"{source}: is compressed already; calibrate the original")
+    files.checkpoint.check_output(out)
     text = text or default_text(source)
     model = observe(files)
     batches = calibration_batches(files, model, text, limit, min(context or LONGEST, model.context))
