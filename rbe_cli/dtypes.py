@@ -13,6 +13,8 @@ BITS: dict[str, int] = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+#: Dimensions of a shape, and the product of those that are not 0, less than which it is.
+MAX_DIMENSIONS, MAX_ELEMENTS = 32, 1 << 60
 
 
 def count(shape: tuple[int, ...]) -> int:
@@ -22,6 +24,15 @@ def count(shape: tuple[int, ...]) -> int:
     (12, 1, 0)
     """
     return math.prod(shape)
+
+
+def is_possible(shape: tuple[int, ...]) -> bool:
+    """Whether there can be an array of a shape: numpy and safetensors multiply its dimensions, those that are 0 or not.
+
+    >>> is_possible((0, 7)), is_possible((1 << 30, 1 << 30)), is_possible((0, 1 << 62, 1 << 62))
+    (True, False, False)
+    """
+    return len(shape) <= MAX_DIMENSIONS and math.prod(n for n in shape if n) < MAX_ELEMENTS
 
 
 def byte_length(dtype: str, shape: tuple[int, ...]) -> int:

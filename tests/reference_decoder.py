@@ -92,7 +92,8 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
         check(set(entry) == keys and entry["dtype"] in BITS, "form of an entry")
         check(entry["codec"] in (*LOSSY, "lossless", "same"), "codec")
         check(len(entry["shape"]) <= 32 and all(0 <= n < 1 << 63 for n in entry["shape"]), "shape")
-        check(math.prod(entry["shape"]) < 1 << 60 and 0 <= entry["chunks"] <= len(chunks), "shape or chunks")
+        check(math.prod(n for n in entry["shape"] if n) < 1 << 60, "elements")
+        check(0 <= entry["chunks"] <= len(chunks), "chunks")
         check(entry["codec"] != "same" or entry["chunks"] == 0, "chunks of a tensor that is the same as another")
         tensors.append((entry, chunks[: entry["chunks"]]))
         chunks = chunks[entry["chunks"] :]
@@ -102,7 +103,7 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
 
 def is_plain(path: str) -> bool:
     """The paths of section 4."""
-    good = all(part and not part.startswith(".") and part == part.strip() for part in path.split("/"))
+    good = all(0 < len(part) <= 255 and not part.startswith(".") and part == part.strip() for part in path.split("/"))
     return good and len(path) <= 1024 and path.isprintable() and not set(path) & set("\\:")
 
 
@@ -115,7 +116,7 @@ def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
     files = [layer["file"] for layer in manifest["layers"]]
     paths = [file["path"] for file in manifest["sources"] + manifest["carried"]]
     check(len(set(files)) == len(files) and len(set(paths)) == len(paths), "names something twice")
-    check(all(map(is_plain, files + paths)) and not any("/" in file for file in files), "path")
+    check(all(map(is_plain, files + paths)) and not any("/" in file or not file.isascii() for file in files), "path")
     stored: dict[str, tuple[Entry, list[bytes]]] = {}
     for entry in [file | {"path": f"files/{file['path']}"} for file in manifest["carried"]]:
         read_checked(folder, entry["path"], entry)

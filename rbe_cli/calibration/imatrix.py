@@ -95,7 +95,7 @@ def _read_gguf(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
         tensors = gguf.tensors_of(file)
     except ValueError:
         raise CorruptFile(f"{path}: not a sound GGUF file, or cut short") from None
-    end, found = file.stamp()[0], dict[str, MeanSquares]()
+    end, found, used = file.stamp()[0], dict[str, MeanSquares](), 0
     for name, sums in tensors.items():
         base = name.removesuffix(_SUMS)
         counts = tensors.get(base + _COUNTS)
@@ -111,6 +111,9 @@ def _read_gguf(path: Path, file: PlainFile) -> dict[str, MeanSquares]:
             raise CorruptFile(f"{path}: {name!r} and its counts do not belong together")
         if max(sums.begin + 4 * experts * inputs, counts.begin + 4 * experts) > end:
             raise CorruptFile(f"{path}: {name!r} is cut short")
+        used += 4 * experts * (inputs + 1)
+        if used > end:
+            raise CorruptFile(f"{path}: {name!r} lies where another tensor does")
         for i, count in enumerate(_floats(path, file, counts.begin, experts)):
             # An expert that no token went to says nothing.
             if count > 0:

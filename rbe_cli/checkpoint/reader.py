@@ -14,7 +14,6 @@ import safetensors
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.container.layer_file import MAX_DIMENSIONS
 from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain, is_text
@@ -146,6 +145,12 @@ class Checkpoint:
         """(number of the shard, tensor), shard by shard."""
         return [(i, tensor) for i, shard in enumerate(self.shards) for tensor in shard.tensors]
 
+    def check_output(self, path: Path) -> None:
+        """Raise RBEError if a file to be written is one of the checkpoint's own, which would be gone."""
+        own = [shard.path for shard in self.shards] + [file for file, _ in self.carried]
+        if path.exists() and any(file.exists() and path.samefile(file) for file in own):
+            raise RBEError(f"{path}: is a file of {self.name} itself; name another")
+
 
 def open_checkpoint(path: Path, names: Sequence[str] = ()) -> Checkpoint:
     """Open a `.safetensors` file, a folder with some, or a `.safetensors.index.json`.
@@ -241,8 +246,10 @@ def _shard(path: Path, relative: str, file: PlainFile) -> Shard:
     for name, entry in header.items():
         dtype, shape = entry["dtype"], tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if len(shape) > MAX_DIMENSIONS:
-            raise RBEError(f"{path}: tensor {name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        if len(shape) > dtypes.MAX_DIMENSIONS:
+            raise RBEError(f"{path}: tensor {name!r} has {len(shape)} dimensions, more than {dtypes.MAX_DIMENSIONS}")
+        if not dtypes.is_possible(shape):
+            raise CorruptFile(f"{path}: tensor {name!r} has an impossible shape")
         if dtype not in dtypes.BITS:
             raise RBEError(f"{path}: tensor {name!r} has dtype {dtype}, which this rbe does not know")
         info = TensorInfo(name, dtype, shape, 8 + length + begin)

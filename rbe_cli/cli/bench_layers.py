@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from rbe_cli.cli.tables import number, show, size_text
 from rbe_cli.cli.terminal import CROSS, TICK
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.figures import finite
+from rbe_cli.operations.patterns import compile_pattern
 
 if TYPE_CHECKING:
     from rbe_cli.operations.bench_layers import Row, Span
@@ -79,10 +79,7 @@ def command(
     kinds = list(dict.fromkeys(weights.split(",")))
     if not set(kinds) <= set(_SOURCES):
         raise UsageError(f"--weights {weights!r}: write some of {','.join(_SOURCES)}")
-    try:
-        wanted = re.compile(layers or "")
-    except re.error as error:
-        raise UsageError(f"--layers {layers!r}: not a regular expression ({error})") from None
+    wanted = compile_pattern(layers or "", "--layers")
     checkpoint = open_source(source, revision, status) if "model" in kinds else None
     load_kernels(status)
     from rbe_cli.layers.warm_up import compile_layers

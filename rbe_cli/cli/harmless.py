@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+#: Characters that are shown of a name, and of a line of settings.
+LONGEST_NAME, LONGEST_LINE = 500, 5000
 #: What Markdown could take for more than a letter.
 _MARKS = re.compile(r"[\\|`*_<>\[\]&]")
 
@@ -16,6 +18,15 @@ def plain(text: str) -> str:
     ('a.weight', '�[31mred�')
     """
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def short(text: str, longest: int = LONGEST_NAME) -> str:
+    """The same without what is beyond so many characters: a terminal is no place for a name of a million.
+
+    >>> short("abcdef", 3)
+    'abc...'
+    """
+    return plain(text if len(text) <= longest else text[:longest] + "...")
 
 
 def lines(text: str) -> str:

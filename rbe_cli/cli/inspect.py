@@ -153,7 +153,8 @@ def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], 
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
         line = f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"
-        console.print(harmless.markdown(line) if markdown else harmless.plain(line))
+        line = harmless.short(line, harmless.LONGEST_LINE)
+        console.print(harmless.markdown(line) if markdown else line)
     tables.show(console, tables.tensor_table(found.tensors, None, whole, details), markdown)
     tables.print_totals(console, figures)
     if judged:

@@ -119,6 +119,8 @@ def command(
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()
     checkpoint = open_source(source, revision, status)
+    for file in filter(None, (csv_file, plot, report, results)):
+        checkpoint.check_output(file)
     load_kernels(status)
     from rbe_cli.operations import sweep
 

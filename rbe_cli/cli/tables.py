@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from rbe_cli.container.manifest import Manifest, TensorEntry
     from rbe_cli.operations.model_quality import Estimate
 
-#: Exact tensors with fewer elements than this share a line.
-_SMALL = 65536
+#: Exact tensors with fewer elements than this share a line, and so do those beyond so many lines.
+_SMALL, _MOST_LINES = 65536, 1000
 #: Files that are named where there may be many.
 _NAMED = 5
 #: Width of a column of names, and what is around it, in a narrow terminal.
@@ -73,8 +74,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def name_text(name: str) -> Text:
-    """A name from a file, harmless on a terminal."""
-    return Text(harmless.plain(name))
+    """A name from a file, harmless on a terminal and not endless."""
+    return Text(harmless.short(name))
 
 
 def size_text(size: float) -> str:
@@ -125,7 +126,16 @@ def show(console: Console, table: Table, markdown: bool) -> None:
 
 
 def _natural_width(console: Console, table: Table) -> int:
-    return Measurement.get(console, console.options.update(max_width=1 << 16), table).maximum
+    """By the widest cell of each column: to measure all of them takes as long as to print them."""
+    widest = copy.copy(table)
+    widest.columns = [
+        dataclasses.replace(column, _cells=[max(column.cells, key=_cell_width, default="")]) for column in table.columns
+    ]
+    return Measurement.get(console, console.options.update(max_width=1 << 16), widest).maximum
+
+
+def _cell_width(cell: Any) -> int:
+    return cell.cell_len if isinstance(cell, Text) else cell_len(str(cell))
 
 
 def _least_width(console: Console, table: Table) -> int:
@@ -201,7 +211,10 @@ def tensor_table(
     whole: bool,
     details: Mapping[str, str] | None = None,
 ) -> Table:
-    """One line per tensor; small exact ones share one unless `whole`. `details` say more of the method, by tensor."""
+    """One line per tensor; unless `whole`, small exact ones share one, as do those beyond a thousand.
+
+    `details` say more of the method, by tensor.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("tensor", overflow="fold", ratio=1)
     table.add_column("shape", no_wrap=True)
@@ -215,9 +228,9 @@ def tensor_table(
     if len(small) < 2:
         small = []
     hidden = {tensor.name for tensor in small}
-    for tensor in tensors:
-        if tensor.name in hidden:
-            continue
+    lines = [tensor for tensor in tensors if tensor.name not in hidden]
+    lines, more = (lines, []) if whole else (lines[:_MOST_LINES], lines[_MOST_LINES:])
+    for tensor in lines:
         detail = None if details is None else details.get(tensor.name, "")
         row: list[str | Text] = [
             name_text(tensor.name), shape_text(tensor.shape), tensor.dtype, name_text(method_text(tensor, detail)),
@@ -227,15 +240,18 @@ def tensor_table(
         if encode_ns is not None:
             row.append(number(encode_ns.get(tensor.name, math.nan), ".0f"))
         table.add_row(*row)
-    if small:
-        elements, size = sum(t.elements for t in small), sum(t.bytes for t in small)
-        row = [
-            Text(f"{len(small)} small tensors", style="italic"), f"{elements:,} in all", "", "lossless",
-            number(metrics.bits_per_weight(size, elements), ".3f"),
-            number(metrics.ratio(sum(t.source_bytes for t in small), size), ".2f"),
-            *error_cells(0, 0, 0),
-        ]  # fmt: skip
-        table.add_row(*row, *(["-"] if encode_ns is not None else []))
+    for what, together, method, errors in (
+        (f"{len(more)} more, see --all", more, "", ["-"] * len(ERROR_COLUMNS)),
+        (f"{len(small)} small tensors", small, "lossless", error_cells(0, 0, 0)),
+    ):
+        if together:
+            elements, size = sum(t.elements for t in together), sum(t.bytes for t in together)
+            row = [
+                Text(what, style="italic"), f"{elements:,} in all", "", method,
+                number(metrics.bits_per_weight(size, elements), ".3f"),
+                number(metrics.ratio(sum(t.source_bytes for t in together), size), ".2f"), *errors,
+            ]  # fmt: skip
+            table.add_row(*row, *(["-"] if encode_ns is not None else []))
     return table
 
 

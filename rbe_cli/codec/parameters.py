@@ -31,6 +31,8 @@ CHOICES = ("auto", *TRANSFORMS, *STRUCTURES[1:])
 #: Which transforms work on blocks, and how large these may be.
 _BLOCKWISE = (1, 2)
 _LARGEST_BLOCK = 1024
+#: Widest matrix a Karhunen-Loeve basis is sent for.
+KLT_COLUMNS = 4096
 
 
 @dataclass(frozen=True)

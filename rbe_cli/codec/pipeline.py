@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec.components import of_one_sign
 from rbe_cli.codec.decode_cost import decode_cost
 from rbe_cli.codec.low_rank import LowRank, on_grid
-from rbe_cli.codec.parameters import STRUCTURES, TRANSFORMS
+from rbe_cli.codec.parameters import KLT_COLUMNS, STRUCTURES, TRANSFORMS
 from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix, read_rows
 from rbe_cli.codec.tiles import Tile
@@ -23,9 +23,9 @@ from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transfor
 from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 
-#: Widest matrix a Karhunen-Loeve basis is sent for; and for one that is wider than so much, if it is many times longer
-#: than wide: else working out the basis takes more memory than the matrix is allowed, and sending it more bits.
-KLT_COLUMNS, _ANY_KLT_COLUMNS = 4096, 512
+#: For a matrix wider than so much, a Karhunen-Loeve basis is sent if it is many times longer than wide: else working
+#: out the basis takes more memory than the matrix is allowed, and sending it more bits.
+_ANY_KLT_COLUMNS = 512
 ROWS_PER_KLT_COLUMN = 8
 #: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
 _LARGEST_HELD = 1 << 28

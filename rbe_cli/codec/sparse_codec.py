@@ -83,9 +83,68 @@ class SparseForm:
             for left in range(tile.left, tile.right, b)
         ]
 
+    def alike(self, tile: Tile) -> list[AlikeBlocks]:
+        """The same by their shapes, of which there are at most four: a tile may have millions of blocks."""
+        columns, across = self.grid.columns, -(-self.grid.columns // self.block)
+        return [
+            AlikeBlocks(down, height, along, width, top, left, columns, across)
+            for top, down, height in self._runs(tile.bottom - tile.top)
+            for left, along, width in self._runs(columns)
+        ]
+
+    def _runs(self, n: int) -> list[tuple[int, int, int]]:
+        """Where the whole blocks of n rows or columns begin, how many and how long they are; and what is left."""
+        count, rest = divmod(n, self.block)
+        return [run for run in ((0, count, self.block), (n - rest, int(rest > 0), rest)) if run[1]]
+
     def transform(self) -> Blockwise:
         """The transform of its blocks."""
         return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
+
+
+class AlikeBlocks(NamedTuple):
+    """The blocks of a tile that are height x width: down x along of them, side by side.
+
+    Attributes
+    ----------
+    top, left : int
+        Where they begin in the tile.
+    columns, across : int
+        Of the tile, and its blocks side by side.
+    """
+
+    down: int
+    height: int
+    along: int
+    width: int
+    top: int
+    left: int
+    columns: int
+    across: int
+
+    @property
+    def area(self) -> int:
+        """Elements of one."""
+        return self.height * self.width
+
+    def among(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Theirs of what there is for each block of the tile, [blocks, ...] -> a view, [down, along, ...]."""
+        each = numbers.reshape(len(numbers) // self.across, self.across, *numbers.shape[1:])
+        # Whole blocks come first, and what is left at an edge is one row or column of blocks.
+        rows = slice(0, self.down) if self.top == 0 else slice(-1, None)
+        columns = slice(0, self.along) if self.left == 0 else slice(-1, None)
+        return each[rows, columns]
+
+    def within(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Theirs of a tile's values, [rows, columns] -> a view, [down, along, height, width]."""
+        part = values[self.top : self.top + self.down * self.height, self.left : self.left + self.along * self.width]
+        return part.reshape(self.down, self.height, self.along, self.width).swapaxes(1, 2)
+
+    def listed(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Theirs of a tile's values block by block, [elements] -> a view, [down, along, height, width]."""
+        rows = values[self.top * self.columns :][: self.down * self.height * self.columns].reshape(self.down, -1)
+        part = rows[:, self.height * self.left :][:, : self.along * self.area]
+        return part.reshape(self.down, self.along, self.height, self.width)
 
 
 def sparse_form(matrix: Matrix, kind: str, block: int, levels: int) -> SparseForm:
@@ -378,20 +437,18 @@ class SparseDecoder:
         coefficients : int32[elements]
             Of the transform, each block's whole, by rows.
         """
-        blocks = self.form.blocks(tile)
-        shapes = [(block.bottom - block.top, block.right - block.left) for block in blocks]
-        distinct = {shape: scan_order(*shape) for shape in dict.fromkeys(shapes)}
-        offsets = dict(zip(distinct, np.cumsum([0, *(order.size for order in distinct.values())])[:-1], strict=True))
-        areas = np.array([height * width for height, width in shapes], np.int64)
-        weights = np.zeros((len(blocks), 8 if self.form.with_basis else 0), np.int32)
-        coefficients = np.zeros(int(areas.sum()), np.int32)
+        b = self.form.block
+        blocks = -(-(tile.bottom - tile.top) // b) * -(-(tile.right - tile.left) // b)
+        areas, starts = np.empty(blocks, np.int64), np.empty(blocks, np.int64)
+        orders, at = [], 0
+        for alike in self.form.alike(tile):
+            alike.among(areas)[...], alike.among(starts)[...] = alike.area, at
+            orders.append(scan_order(alike.height, alike.width))
+            at += alike.area
+        weights = np.zeros((blocks, 8 if self.form.with_basis else 0), np.int32)
+        coefficients = np.zeros(tile.size, np.int32)
         good = decode_blocks(
-            np.frombuffer(stream, np.uint8),
-            areas,
-            weights,
-            coefficients,
-            np.concatenate(list(distinct.values())),
-            np.array([offsets[shape] for shape in shapes], np.int64),
+            np.frombuffer(stream, np.uint8), areas, weights, coefficients, np.concatenate(orders), starts
         )
         if not good:
             raise Damage("tile of blocks is damaged")
@@ -400,31 +457,27 @@ class SparseDecoder:
     def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
         """Weights of a tile, float32[rows, columns]. Raises Damage."""
         weights, coefficients = self.numbers(stream, tile)
-        blocks = self.form.blocks(tile)
-        shapes = [(block.bottom - block.top, block.right - block.left) for block in blocks]
-        y = np.zeros((tile.bottom - tile.top, tile.right - tile.left), np.float32)
-        first = 0
-        for block, shape in zip(blocks, shapes, strict=True):
-            area = shape[0] * shape[1]
-            part = coefficients[first : first + area].reshape(shape).astype(np.float32) * self.step
-            y[block.top - tile.top : block.bottom - tile.top, block.left : block.right] = part
-            first += area
+        y = np.empty((tile.bottom - tile.top, tile.right - tile.left), np.float32)
+        for alike in self.form.alike(tile):
+            alike.within(y)[...] = alike.listed(coefficients)
+        del coefficients
+        y *= self.step
         w = self._transform.inverse(y)
         if self.form.with_basis:
-            self._add_functions(tile, blocks, weights, w)
+            self._add_functions(tile, weights, w)
         return w
 
-    def _add_functions(
-        self, tile: Tile, blocks: list[Tile], weights: NDArray[np.int32], w: NDArray[np.float32]
-    ) -> None:
+    def _add_functions(self, tile: Tile, weights: NDArray[np.int32], w: NDArray[np.float32]) -> None:
         """Add what the basis functions make of the blocks; those of one shape together, since one set is held."""
-        for shape in dict.fromkeys((block.bottom - block.top, block.right - block.left) for block in blocks):
-            b = orthonormal(*shape)
-            for block, own in zip(blocks, weights, strict=True):
-                if (block.bottom - block.top, block.right - block.left) == shape:
-                    smooth = (own[: b.shape[0]] * np.float64(self.step)) @ b
-                    part = w[block.top - tile.top : block.bottom - tile.top, block.left : block.right]
-                    part += smooth.reshape(shape).astype(np.float32)
+        for alike in self.form.alike(tile):
+            b = orthonormal(alike.height, alike.width)
+            own, parts = alike.among(weights), alike.within(w)
+            together = max(1, _PIECE // alike.area)
+            for first in range(0, alike.down * alike.along, together):
+                some = np.divmod(np.arange(first, min(first + together, alike.down * alike.along)), alike.along)
+                # One product for each block, whose additions are then the same however many there are.
+                smooth = (own[some][:, None, : len(b)] * np.float64(self.step)) @ b
+                parts[some] += smooth.reshape(-1, alike.height, alike.width).astype(np.float32)
 
 
 def open_sparse(first_chunk: bytes, elements: int) -> SparseDecoder:

@@ -40,6 +40,25 @@ class Piece:
     decode: Callable[[], NDArray[np.uint8]]
 
 
+class _Latest:
+    """What was opened last, if others are the same as it: a thousand tensors of some bytes may be the same as one that
+    needs a basis of 4096 x 4096. Never more than one.
+    """
+
+    def __init__(self, shared: set[str]) -> None:
+        self._shared = shared
+        self._kept: tuple[str, tuple[Decoder, Grid]] | None = None
+
+    def get(self, name: str, open_: Callable[[], tuple[Decoder, Grid]]) -> tuple[Decoder, Grid]:
+        """What `open_` gives for a tensor that is stored under this name."""
+        kept = self._kept
+        if kept is None or kept[0] != name:
+            self._kept = None
+            kept = (name, open_())
+            self._kept = kept if name in self._shared else None
+        return kept[1]
+
+
 class StoredTensor:
     """One tensor of a folder.
 
@@ -50,10 +69,13 @@ class StoredTensor:
         Where it is stored; another tensor's if it is identical to that one.
     """
 
-    def __init__(self, file: LayerFile, entry: TensorEntry, record: TensorRecord) -> None:
+    def __init__(
+        self, file: LayerFile, entry: TensorEntry, record: TensorRecord, latest: _Latest | None = None
+    ) -> None:
         self.file = file
         self.entry = entry
         self.record = record
+        self._latest = latest or _Latest(set())
         self.where = f"{file.path}: tensor {entry.name!r}"
         if (record.dtype, record.shape) != (entry.dtype, entry.shape):
             raise CorruptFile(f"{self.where}: stored as a tensor of another shape or type")
@@ -71,7 +93,9 @@ class StoredTensor:
     def _open(self, first_chunk: bytes) -> tuple[Decoder, Grid]:
         record = self.record
         with located(self.where), np.errstate(all="ignore"):
-            decoder, grid = tensor_codec.open_tensor(first_chunk, record.shape, record.codec)
+            decoder, grid = self._latest.get(
+                record.name, lambda: tensor_codec.open_tensor(first_chunk, record.shape, record.codec)
+            )
         if record.chunks != 1 + (0 if record.codec == "lowrank" else len(grid)):
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
         return decoder, grid
@@ -139,6 +163,7 @@ class Folder:
             for layer, file in zip(manifest.layers, files, strict=True)
             for entry, record in zip(layer.tensors, file.tensors, strict=True)
         }
+        self._latest = _Latest({record.same_as for _, _, record in self._tensors.values() if record.same_as})
 
     @classmethod
     def open(
@@ -177,7 +202,7 @@ class Folder:
             file, _, record = self._tensors[record.same_as]
         if record.codec == "same":
             raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
-        return StoredTensor(file, entry, record)
+        return StoredTensor(file, entry, record, self._latest)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's decoded weights (or exact values), in its own dtype and shape.

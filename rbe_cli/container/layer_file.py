@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli import dtypes
+from rbe_cli.codec.parameters import KLT_COLUMNS
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.names import is_tensor_name
@@ -41,9 +42,11 @@ _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
 _START = _PREFIX.size + _CRC.size
-MAX_DIMENSIONS = 32
 #: Bytes of chunks that wait in memory for the header, which goes before them; more wait in a temporary file.
 _SPOOLED, _COPIED = 16 << 20, 1 << 20
+#: No chunk is longer than so many bytes, so many for each element of its tensor, and so many for each number of the
+#: basis that a trellis-coded tensor may have: whatever is coded, its scales and factors with it, takes less.
+_CHUNK, _CHUNK_ELEMENT, _BASIS_NUMBER = 1 << 16, 12, 4
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class LayerFile:
         for entry in header["tensors"]:
             record = self._record(entry, at)
             at += record.chunks
+            self._check_lengths(record)
             records.append(record)
         if at != len(self._lengths):
             raise self._fail("header and chunk table disagree")
@@ -186,9 +190,8 @@ class LayerFile:
             and isinstance(dtype, str)
             and dtype in dtypes.BITS
             and isinstance(shape, list)
-            and len(shape) <= MAX_DIMENSIONS
             and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
-            and dtypes.count(tuple(shape)) < 1 << 60
+            and dtypes.is_possible(tuple(shape))
             and type(chunks) is int
             and 0 <= chunks <= len(self._lengths) - at
             and (codec not in LOSSY or chunks > 0)
@@ -197,6 +200,13 @@ class LayerFile:
         if not good:
             raise self._fail("header has an entry that makes no sense")
         return TensorRecord(name, dtype, tuple(shape), codec, at, chunks, same_as)
+
+    def _check_lengths(self, record: TensorRecord) -> None:
+        elements = dtypes.count(record.shape)
+        basis = _BASIS_NUMBER * min(elements, KLT_COLUMNS) ** 2 if record.codec == "trellis" else 0
+        lengths = self._lengths[record.first_chunk : record.first_chunk + record.chunks]
+        if max(lengths, default=0) > _CHUNK + _CHUNK_ELEMENT * elements + basis:
+            raise self._fail(f"tensor {record.name!r}: has a chunk longer than its shape can need")
 
     def chunks(self, record: TensorRecord) -> Iterator[bytes]:
         """A tensor's chunks, each checked against its CRC. The file stays open until the last one."""
@@ -214,7 +224,7 @@ class LayerFile:
         return data
 
     def _chunk(self, index: int, file: PlainFile) -> bytes:
-        data = bytes(file.read(self._offsets[index], self._lengths[index]))
+        data = file.read_bytes(self._offsets[index], self._lengths[index])
         if len(data) != self._lengths[index] or zlib.crc32(data) != self._crcs[index]:
             raise self._fail(f"chunk {index} is damaged (checksum)")
         return data

@@ -15,7 +15,6 @@ from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.fields import count, number, text
-from rbe_cli.container.layer_file import MAX_DIMENSIONS
 from rbe_cli.container.names import is_plain, is_tensor_name
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
@@ -245,7 +244,7 @@ class Manifest:
         for what in (layers, outputs, names):
             if len(set(what)) != len(what):
                 raise CorruptFile(f"{path}: names something twice")
-        if not all(map(is_plain, layers + outputs)) or any("/" in layer for layer in layers):
+        if not all(map(is_plain, layers + outputs)) or any("/" in layer or not layer.isascii() for layer in layers):
             raise CorruptFile(f"{path}: names a file outside its folder")
         # In this order what lies in a folder comes right after whatever has the folder's name.
         parts = sorted(output.split("/") for output in outputs)
@@ -287,7 +286,7 @@ def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
     if not isinstance(value["shape"], list):
         raise TypeError
     shape = tuple(count(n) for n in value["shape"])
-    if value["dtype"] not in dtypes.BITS or len(shape) > MAX_DIMENSIONS:
+    if value["dtype"] not in dtypes.BITS or not dtypes.is_possible(shape):
         raise ValueError
     rmse, nrmse = number(value["rmse"]), number(value["nrmse"])
     if not (rmse == nrmse == 0 or (_LEAST <= rmse <= _MOST and _LEAST <= nrmse <= _MOST)):

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 SUFFIX = ".rbe"
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST = 160
+#: Characters of a path, and of a part of it: no file system takes longer names.
+_LONGEST_PATH, _LONGEST_PART = 1024, 255
 
 
 def layer_of(tensor: str) -> str:
@@ -77,6 +79,9 @@ def is_plain(path: str) -> bool:
     >>> is_plain("1_Pooling/config.json"), is_plain("../x"), is_plain("/etc/passwd"), is_plain("a//b")
     (True, False, False, False)
     """
-    if not path or len(path) > 1024 or "\\" in path or ":" in path or not path.isprintable():
+    if not path or len(path) > _LONGEST_PATH or "\\" in path or ":" in path or not path.isprintable():
         return False
-    return all(part and not part.startswith(".") and part == part.strip() for part in path.split("/"))
+    parts = path.split("/")
+    if max(map(len, parts)) > _LONGEST_PART:
+        return False
+    return all(part and not part.startswith(".") and part == part.strip() for part in parts)

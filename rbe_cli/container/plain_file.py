@@ -48,6 +48,14 @@ class PlainFile:
         del data[done:]
         return data
 
+    def read_bytes(self, offset: int, size: int) -> bytes:
+        """The same in bytes that nobody can change, without holding them twice."""
+        parts = []
+        while size > 0 and (part := os.pread(self._number, size, offset)):
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return b"".join(parts)
+
     def sha256(self) -> str:
         """Fingerprint of all that is there."""
         with open(self._number, "rb", buffering=0, closefd=False) as file:

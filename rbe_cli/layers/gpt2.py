@@ -129,6 +129,8 @@ class GPT2:
             tables += self.head.nbytes
         return tables + sum(block.nbytes for block in self.blocks) + self.tiles.held
 
+    # Weights may be as large as they like; what they make is then not finite, which is no matter for a warning.
+    @np.errstate(all="ignore")
     def hidden(self, tokens: Tokens, caches: list[KeyValueCache] | None = None) -> NDArray[np.float32]:
         """The last layer's output after its norm: int64[batch, positions] -> float32[batch, positions, hidden].
 
@@ -145,6 +147,7 @@ class GPT2:
             x = block(x, caches[i] if caches else None)
         return self.norm(x)
 
+    @np.errstate(all="ignore")
     def logits(self, tokens: Tokens, first: int = 0) -> NDArray[np.float32]:
         """int64[batch, positions] -> float32[batch, positions - first, vocabulary], of positions `first` on."""
         return self.head(self.hidden(tokens)[:, first:])
@@ -167,6 +170,7 @@ class GPT2Text:
         config = model.config
         self.caches = [KeyValueCache(1, config.heads, config.positions, config.head_size) for _ in range(config.layers)]
 
+    @np.errstate(all="ignore")
     def feed(self, tokens: Tokens) -> NDArray[np.float32]:
         """Read int64[n] more tokens, n > 0; gives the logits of the next, float32[vocabulary]."""
         return self.model.head(self.model.hidden(tokens[None], self.caches)[0, -1])

@@ -10,16 +10,16 @@ once per block. Functions that no block uses are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.basis import coordinate, functions, orthonormal
-from rbe_cli.codec.sparse_codec import SparseDecoder, SparseForm
+from rbe_cli.codec.sparse_codec import AlikeBlocks, SparseDecoder, SparseForm
 from rbe_cli.codec.transform import dct_matrix, dwt_matrix
 from rbe_cli.errors import located
 from rbe_cli.kernels import forward
@@ -27,6 +27,7 @@ from rbe_cli.layers.block_layout import BlockLayout
 from rbe_cli.layers.encoded import StoredMatrix
 from rbe_cli.layers.resident import aligned
 
+_Numbers = TypeVar("_Numbers", int, NDArray[np.int64])
 #: Singular values of d below this times the largest are left out.
 _NEGLIGIBLE = 1e-7
 #: Places of the analytic functions but d among the four of each axis: (of the row, of the column, number).
@@ -57,50 +58,58 @@ class SparseMatrix:
         self.layout = BlockLayout(grid.rows, grid.columns, min(form.block, grid.rows), min(form.block, grid.columns))
         self._rows = _Axis.of(form, grid.rows, grid.columns, _row_vectors)
         self._columns = _Axis.of(form, grid.columns, grid.rows, _column_vectors)
-        entries = []
+        entries: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
         # What no encoder writes may overflow on the way; it stays what it is.
         with located(stored.where), np.errstate(all="ignore"):
             for index, tile in enumerate(grid):
                 weights, coefficients = decoder.numbers(stored.stream(index), tile)
-                first = tile.top // form.block * self.layout.across
-                entries += self._entries(first, weights * decoder.step, coefficients, decoder.step)
+                for alike in form.alike(tile):
+                    entries += self._entries(alike, tile.top, weights, coefficients, decoder.step)
             self._keep(*(np.concatenate(part) for part in zip(*entries, strict=True)))
 
     def _entries(
-        self, block: int, weights: NDArray[np.float32], coefficients: NDArray[np.int32], step: np.float32
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-        """The numbers of the blocks of a tile, the first of them number `block`, and the functions they go with."""
-        at, entries = 0, []
-        for own in weights:
-            height, width = self.layout.shape(block)
-            down, along = divmod(block, self.layout.across)
-            part = coefficients[at : at + height * width]
-            places = np.flatnonzero(part)
-            u, v, value = self._smooth(height, width, own)
-            u = np.concatenate((places // width, height + u)) + self._rows.first(down)
-            v = np.concatenate((places % width, width + v)) + self._columns.first(along)
-            entries.append((u, v, np.concatenate((part[places] * step, value))))
-            at += height * width
-            block += 1
-        return entries
+        self,
+        alike: AlikeBlocks,
+        top: int,
+        weights: NDArray[np.int32],
+        coefficients: NDArray[np.int32],
+        step: np.float32,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+        """The numbers of blocks of a tile that begins at row `top`, and the functions they go with: the coefficients,
+        and the weights of the functions.
+        """
+        down, along = (top + alike.top) // self._form.block, alike.left // self._form.block
+        part = alike.listed(coefficients)
+        i, j, u, v = np.nonzero(part)
+        yield (
+            self._rows.first(down + i) + u,
+            self._columns.first(along + j) + v,
+            (part[i, j, u, v] * step).astype(np.float32),
+        )
+        i, j = np.nonzero(alike.among(weights).any(axis=-1))
+        if i.size:
+            u, v, values = self._smooth(alike.height, alike.width, alike.among(weights)[i, j] * step)
+            rows = self._rows.first(down + i)[:, None] + alike.height + u
+            columns = self._columns.first(along + j)[:, None] + alike.width + v
+            yield rows.ravel(), columns.ravel(), values.ravel()
 
     def _smooth(
         self, height: int, width: int, own: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """What the weights of the orthonormal functions are in products of functions after the transform's."""
-        if not own.any():
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        """What the weights of the orthonormal functions, float32[blocks, 8], are in products of functions after the
+        transform's: the k functions of the rows and of the columns, and float32[blocks, k].
+        """
         back = _analytic(height, width)
         if np.abs(back).max() > _ILL_CONDITIONED:
             return self._transformed(height, width, own)
-        weights = own[: back.shape[0]].astype(np.float64) @ back
+        weights = own[:, : len(back)].astype(np.float64) @ back
         _, strengths, _ = _distance(height, width)
         m = np.arange(strengths.size)
         u, v, number = np.array(_SEPARABLE).T
         return (
             np.concatenate((u, self._rows.distance(height, width) + m)),
             np.concatenate((v, self._columns.distance(width, height) + m)),
-            np.concatenate((weights[number], weights[1] * strengths)).astype(np.float32),
+            np.concatenate((weights[:, number], weights[:, 1:2] * strengths), axis=1).astype(np.float32),
         )
 
     def _transformed(
@@ -108,10 +117,10 @@ class SparseMatrix:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """The same as coefficients of the transform: for blocks so narrow that the functions hardly differ on them."""
         basis = orthonormal(height, width)
-        smooth = (own[: len(basis)].astype(np.float64) @ basis).reshape(height, width)
+        smooth = (own[:, : len(basis)].astype(np.float64) @ basis).reshape(-1, height, width)
         coefficients = _transform(self._form, height) @ smooth @ _transform(self._form, width).T
         u, v = np.mgrid[:height, :width].reshape(2, -1)
-        return u - height, v - width, coefficients.ravel().astype(np.float32)
+        return u - height, v - width, coefficients.reshape(len(own), -1).astype(np.float32)
 
     def _keep(self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> None:
         """Leave out the functions that are not used, and order the entries by function of the rows."""
@@ -252,8 +261,8 @@ class _Axis:
         """Bytes of the functions."""
         return self.whole.nbytes + self.rest.nbytes
 
-    def first(self, number: int) -> int:
-        """Number of a block's first function."""
+    def first(self, number: _Numbers) -> _Numbers:
+        """Number of a block's first function, or of several."""
         return number * len(self.whole)
 
     def functions(self, number: int) -> NDArray[np.float32]:

@@ -115,6 +115,7 @@ class TiledMatrix:
         for tile, future in ahead:
             yield tile, future.result()
 
+    @np.errstate(all="ignore")
     def _job(self, product: Product, index: int) -> NDArray[np.float32]:
         return product(self.layout[index], self._weights(index))
 
@@ -124,7 +125,7 @@ class TiledMatrix:
         held = self._cache.get(key)
         if held is not None:
             return held
-        with located(self._where):
+        with located(self._where), np.errstate(all="ignore"):
             weights = self._decoder.decode(self._streams[index], self.layout[index])
         if self._dtype in ("F16", "BF16"):
             weights = elements.from_float32(weights, self._dtype).astype(np.float32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import elements
 from rbe_cli.container.folder import Folder
-from rbe_cli.errors import RBEError
+from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.layers.encoded import StoredMatrix
 from rbe_cli.layers.low_rank_matrix import LowRankMatrix
 from rbe_cli.layers.sparse_matrix import SparseMatrix
@@ -53,10 +53,11 @@ class WeightMapper:
         values = self.folder.tensor(name)
         if values.dtype not in elements.FLOATS.values():
             raise RBEError(f"{self.folder.path}: tensor {name!r} is not of a floating type")
-        return values.astype(np.float32)
+        with np.errstate(all="ignore"):
+            return values.astype(np.float32)
 
     def matrix(self, name: str) -> WeightMatrix:
-        """A tensor of two dimensions; tied ones give the same object."""
+        """A tensor of two dimensions; tied ones give the same object. Raises RBEError, CorruptFile."""
         stored = self.folder.open_tensor(name)
         if len(stored.record.shape) != 2:
             raise RBEError(f"{stored.where}: has {len(stored.record.shape)} dimensions where a matrix is needed")
@@ -65,7 +66,10 @@ class WeightMapper:
             if stored.record.codec == "lossless":
                 self._matrices[key] = DenseMatrix(self.vector(name))
             else:
-                self._matrices[key] = open_matrix(stored, self.cache, self._executor)
+                opened = open_matrix(stored, self.cache, self._executor)
+                if opened.shape != stored.record.shape:
+                    raise CorruptFile(f"{stored.where}: is coded as a matrix of another shape")
+                self._matrices[key] = opened
         return self._matrices[key]
 
     def generator(self, name: str) -> WeightGenerator:

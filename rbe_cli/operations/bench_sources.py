@@ -16,6 +16,7 @@ from rbe_cli.codec.basis import functions
 from rbe_cli.codec.source import Bytes
 from rbe_cli.codec.transform import dct_matrix
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.patterns import compile_pattern
 from rbe_cli.operations.settings import EXACT_BELOW
 
 #: Waves and noise of the structured source, in units of its smooth part's RMS.
@@ -118,10 +119,7 @@ def of_checkpoint(checkpoint: Checkpoint, pattern: str | None, max_elements: int
     Without a pattern, the first of each kind: of the names that differ in numbers only (layer 0, layer 1 ...) and have
     the same shape. Raises UsageError if there is none.
     """
-    try:
-        matching = re.compile(pattern or "")
-    except re.error as error:
-        raise UsageError(f"--tensors {pattern!r}: not a regular expression ({error})") from None
+    matching = compile_pattern(pattern or "", "--tensors")
     kinds: set[tuple[str, tuple[int, ...]]] = set()
     sources = []
     for shard, info in checkpoint.tensors:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbe_cli import metrics
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.patterns import compile_pattern
 from rbe_cli.operations.sizes import parse_size
 from rbe_cli.operations.toml import read_toml, unknown_key
 
@@ -175,10 +176,7 @@ def read_bounds(path: Path) -> GroupedBounds:
     if not isinstance(groups, dict) or not all(isinstance(bounds, dict) for bounds in groups.values()):
         raise UsageError(f'{path}: write bounds per tensor as [tensors."REGEX"], with a line for each below')
     for pattern in groups:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"{path}: [{_GROUPS}.{pattern!r}] is not a regular expression ({error})") from None
+        compile_pattern(pattern, f"{path}: {_GROUPS}:")
     top = _read(values, [*Bounds.names(), *ModelBounds.names()], str(path))
     model = ModelBounds(**{key: top.pop(key) for key in ModelBounds.names() if key in top})
     found = GroupedBounds(

@@ -103,6 +103,7 @@ def calibrate(
     files = ModelFiles.open(source)
     if files.checkpoint is None:
         raise UsageError(f"{source}: is compressed already; calibrate the original")
+    files.checkpoint.check_output(out)
     text = text or default_text(source)
     model = observe(files)
     batches = calibration_batches(files, model, text, limit, min(context or LONGEST, model.context))
@@ -166,7 +167,7 @@ class _Run:
         """Of every weight that was used at all, by name."""
         sums = {name: Squares(inputs.channels) for name, inputs in self.inputs.items()}
         self._read(sums)
-        return {name: each.mean() for name, each in sorted(sums.items()) if each.count}
+        return {name: _finite(name, each.mean()) for name, each in sorted(sums.items()) if each.count}
 
     def arrays(
         self, names: list[str], mean_squares: Mapping[str, NDArray[np.float64]]
@@ -179,7 +180,7 @@ class _Run:
                 continue
             if name not in ready:
                 ready = self._moments([later for later in names[i:] if later not in mean_squares])
-            yield [_bytes(ready.pop(name).mean())]
+            yield [_bytes(_finite(name, ready.pop(name).mean()))]
 
     def _moments(self, names: list[str]) -> dict[str, Moments]:
         """Those of the first names that fit in memory, by name."""
@@ -198,7 +199,8 @@ class _Run:
         self.passes += 1
         self.progress.phase("reading text" if self.passes == 1 else f"reading text, pass {self.passes}", self.tokens)
         for batch in self.batches:
-            self.model.read(batch, observers)
+            with np.errstate(all="ignore"):
+                self.model.read(batch, observers)
             self.progress.advance(batch.size)
 
 
@@ -210,6 +212,16 @@ def _alike(mean_squares: Mapping[str, NDArray[np.float64]]) -> dict[str, str]:
     first: dict[bytes, str] = {}
     shared = {name: first.setdefault(values.tobytes(), name) for name, values in mean_squares.items()}
     return {name: other for name, other in shared.items() if other != name}
+
+
+def _finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means that a float32 holds. Raises RBEError for others, which would be importance of nothing."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(values.astype(np.float32)).all():
+            return values
+    raise RBEError(
+        f"{name}: its inputs are not finite, or too large: weights of this model or of a layer before are not"
+    )
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:

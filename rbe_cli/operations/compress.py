@@ -251,7 +251,11 @@ class _Job:
         """Encode everything once and write it; `multiplier` is for the tensors without a goal of their own."""
         by_layer = self.planner.by_layer()
         files = file_names(by_layer)
-        kept = {layer: self.journal.layer(files[layer], multiplier) for layer in by_layer}
+        kept = {
+            layer: entry if entry and _is_of(entry, plans) else None
+            for layer, plans in by_layer.items()
+            for entry in [self.journal.layer(files[layer], multiplier)]
+        }
         if not all(kept.values()):
             name = "encoding" if self.passes == 1 else f"encoding, pass {self.passes}"
             self.progress.phase(name, self.planner.elements)
@@ -365,6 +369,24 @@ class _Job:
             target.parent.mkdir(parents=True, exist_ok=True)
             sha256 = copy(path, target)
             yield FileEntry(relative, target.stat().st_size, sha256)
+
+
+def _is_of(entry: LayerEntry, plans: list[Plan]) -> bool:
+    """Whether what a journal says of a layer is of the tensors that are planned, and nothing a stranger made up."""
+    planned = [
+        (plan.info.name, plan.info.dtype, plan.info.shape, plan.shard, SAME_AS + plan.same_as if plan.same_as else "")
+        for plan in plans
+    ]
+    return planned == [
+        (
+            tensor.name,
+            tensor.dtype,
+            tensor.shape,
+            tensor.source,
+            tensor.method if tensor.method.startswith(SAME_AS) else "",
+        )
+        for tensor in entry.tensors
+    ]
 
 
 def _tensor_entry(plan: Plan, tensor: EncodedTensor, error: metrics.Error) -> TensorEntry:

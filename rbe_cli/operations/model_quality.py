@@ -189,6 +189,7 @@ def score(
     return np.stack(rows), np.array([window.end - window.first for window in cut], np.float64)
 
 
+@np.errstate(all="ignore")
 def divergence(p: NDArray[np.float32], q: NDArray[np.float32]) -> float:
     """KL(p || q) in nats, summed over positions, of float32[positions, vocabulary] logits."""
     height = max(1, _DOUBLES // p.shape[1])
@@ -218,6 +219,7 @@ def _batches(cut: list[Window], vocabulary: int) -> Iterator[list[Window]]:
         yield from (group[i : i + size] for i in range(0, len(group), size))
 
 
+@np.errstate(all="ignore")
 def _figures(p: NDArray[np.float32], q: NDArray[np.float32], targets: Tokens) -> NDArray[np.float64]:
     """Sums over the tokens of a window: losses of both, their difference, KL, agreements. float64[5].
 
@@ -229,7 +231,9 @@ def _figures(p: NDArray[np.float32], q: NDArray[np.float32], targets: Tokens) ->
         log_p, log_q = (_log_softmax(logits[top : top + height]) for logits in (p, q))
         wanted = targets[top : top + height, None]
         loss_p, loss_q = (-float(np.take_along_axis(logs, wanted, 1).sum()) for logs in (log_p, log_q))
-        agreements = int(np.count_nonzero(log_p.argmax(1) == log_q.argmax(1)))
+        # Of logits that are not numbers, the first would be the likeliest for both: they agree on nothing.
+        numbers = ~(np.isnan(log_p).any(1) | np.isnan(log_q).any(1))
+        agreements = int(np.count_nonzero((log_p.argmax(1) == log_q.argmax(1)) & numbers))
         total += (loss_p, loss_q, loss_q - loss_p, _divergence(log_p, log_q), agreements)
     return total
 

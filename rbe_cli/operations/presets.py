@@ -71,8 +71,7 @@ def _value(key: str, value: Any, kind: Any, path: Path) -> Any:
         if get_origin(one) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         if one is float and type(value) in (int, float):
-            # As float() would, for an integer beyond all.
-            return float(str(value))
+            return float(value)
         if one in (int, bool, str) and type(value) is one:
             return value
         if one is Path and isinstance(value, str):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from rbe_cli.errors import CorruptFile
 
 _MAX_SIZE = 128 << 20
 _BEGIN = b'{"sha256":"'
+#: What tells that a first line without an end is one that a kill cut short, and not a text that begins alike.
+_OURS = re.compile(_BEGIN + rb'[0-9a-f]{64}","record":')
 #: What reading a line that is not ours may raise.
 _NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -38,7 +41,7 @@ def read(path: Path, take: Callable[[Any], object]) -> None:
             take(_record(line))
         except _NOT_OURS:
             raise CorruptFile(f"{path}: line {number} is damaged, or of another kind of file") from None
-    if not _BEGIN.startswith(rest[: len(_BEGIN)]):
+    if not (_BEGIN.startswith(rest[: len(_BEGIN)]) if lines or not rest else _OURS.match(rest)):
         raise CorruptFile(f"{path}: line {len(lines) + 1} is damaged, or of another kind of file")
     if rest:
         os.truncate(path, len(data) - len(rest))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rbe_cli.codec.parameters import CHOICES
 from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.patterns import compile_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,10 +158,7 @@ class Settings:
             raise UsageError(f"--lossless leaves nothing for {other} to do; give one of them")
         for name in ("include", "exclude"):
             for pattern in getattr(self, name):
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise UsageError(f"--{name} {pattern!r}: not a regular expression ({error})") from None
+                compile_pattern(pattern, f"--{name}")
         object.__setattr__(self, "_overrides", [parse_override(text) for text in self.overrides])
         if self.structure_only:
             self._check_structure_only()
@@ -279,9 +277,9 @@ def parse_override(text: str) -> tuple[re.Pattern[str], Goal]:
     pattern, equals, wish = text.rpartition("=")
     kind, colon, number = wish.partition(":")
     try:
-        compiled = re.compile(pattern)
+        compiled = compile_pattern(pattern, "--override")
         value = float(number) if colon else 0.0
-    except (re.error, ValueError):
+    except (UsageError, ValueError):
         compiled, kind = re.compile(""), ""
         value = 0.0
     if equals and pattern and kind in ("lossless", "skip") and not colon:

@@ -26,13 +26,30 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file a person wrote. Raises RBEError if it cannot be read, UsageError if it is not TOML."""
+    """A TOML file a person wrote. Raises RBEError if it cannot be read, UsageError if it is no sound TOML."""
     try:
         text = PlainFile(path).read(0, _MAX_SIZE + 1)
         if len(text) > _MAX_SIZE:
             raise UsageError(f"{path}: more than {_MAX_SIZE >> 20} MB are no settings")
-        return tomllib.loads(text.decode())
+        values = tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not TOML ({first_line(error)})") from None
     except OSError as error:
         raise RBEError(f"{path}: cannot be read ({error.strerror})") from None
+    if not _all_in_range(values):
+        raise UsageError(f"{path}: holds a whole number beyond 64 bits")
+    return values
+
+
+def _all_in_range(values: Any) -> bool:
+    """Whether every whole number has 64 bits, as TOML asks: those of thousands of digits cannot even be shown."""
+    left = [values]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, int) and not -1 << 63 <= value < 1 << 63:
+            return False
+    return True

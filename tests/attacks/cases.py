@@ -26,7 +26,7 @@ from rbe_cli.codec.scale_field import ZERO, Axis, encode_axis
 from rbe_cli.codec.side_info import encode_integers
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
-from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.manifest import SAME_AS, LayerEntry, Manifest, SourceFile, TensorEntry
 from tests.forge import canonical, edit_chunk, edit_manifest, layer_bytes, replace_layer, split_layer
 from tests.synthetic import safetensors_bytes
 
@@ -87,7 +87,7 @@ def forged_layers(folder: Path, layers: dict[str, list[EncodedTensor]]) -> None:
         write_layer(path, tensors)
         data, sizes = path.read_bytes(), LayerFile(path).sizes()
         held = tuple(
-            TensorEntry(t.name, t.dtype, t.shape, t.codec, size, 0.0, 0.0, 0)
+            TensorEntry(t.name, t.dtype, t.shape, SAME_AS + t.same_as if t.same_as else t.codec, size, 0.0, 0.0, 0)
             for t, size in zip(tensors, sizes, strict=True)
         )
         entries.append(LayerEntry(path.name, len(data), hashlib.sha256(data).hexdigest(), held))
@@ -369,6 +369,21 @@ def frequencies_below_zero(folder: Path) -> None:
 
 
 @folder
+def layer_file_of_a_name_too_long(folder: Path) -> None:
+    edit_manifest(folder, lambda m: layer_of(m).update(file="y" * 300))
+
+
+@folder
+def layer_file_of_a_name_too_long_in_bytes(folder: Path) -> None:
+    edit_manifest(folder, lambda m: layer_of(m).update(file="\xe9" * 200))
+
+
+@folder
+def source_path_too_long(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m["sources"][0].update(path="y" * 300))
+
+
+@folder
 def layer_file_outside_the_folder(folder: Path) -> None:
     shutil.copy(folder / LAYER, folder.parent / "outside.rbe")
     edit_manifest(folder, lambda m: layer_of(m).update(file="../outside.rbe"))
@@ -586,6 +601,17 @@ def bomb_of_a_basis(folder: Path) -> None:
 
 
 @folder
+def bomb_of_tensors_that_are_the_same_as_one_with_a_basis(folder: Path) -> None:
+    """A basis of 64 MB that a hundred tensors of some bytes in the header need; and one that is damaged."""
+    grid = Grid(1, 4096, 1, 4096)
+    first = first_chunk(grid, flat_axis(1, dead=True), flat_axis(4096), side_matrix(4096, 4096), transform=3)
+    tensors = [EncodedTensor("x.w", "F32", (1, 4096), "trellis", [first, zeros(4096)])]
+    tensors += [EncodedTensor(f"x.{i:03d}", "F32", (1, 4096), "same", [], "x.w") for i in range(100)]
+    tensors.append(EncodedTensor("x.zzz", "F32", (1, 4), "lossless", [b"\x07"]))
+    forged_layers(folder, {"x": tensors})
+
+
+@folder
 def bomb_of_basis_functions_of_many_sizes(folder: Path) -> None:
     """Each tensor has blocks of its own size, of which the basis functions take up to 64 MB."""
     tensors = []
@@ -601,6 +627,13 @@ def bomb_of_many_small_blocks(folder: Path) -> None:
     n = 1 << 11
     head = SPARSE_HEAD.pack(1, 0, 1, 0, 4, 0, 1.0, 1.0, 0.1, n, n)
     forged(folder, "F32", (n, n), "sparse", [head, b"\xff" * 100])
+
+
+@folder
+def bomb_of_blocks_of_one_row(folder: Path) -> None:
+    """Four million blocks of 1 x 4 in one tile, from nothing; and a second tile that is damaged."""
+    head = SPARSE_HEAD.pack(1, 0, 0, 0, 4, 0, 1.0, 1.0, 0.1, 5, 4)
+    forged(folder, "F16", (5, 1 << 22), "sparse", [head, b"", b"\xff" * 100])
 
 
 @folder
@@ -633,6 +666,15 @@ def bomb_of_tensors_in_one_header(folder: Path) -> None:
 @folder
 def bomb_of_empty_chunks(folder: Path) -> None:
     forged(folder, "U8", (5,), "lossless", [b""] * 500_000)
+
+
+@folder
+def bomb_of_a_hole(folder: Path) -> None:
+    """A chunk of a gigabyte for sixteen weights, in a file that takes no room on a disk or in an archive."""
+    forged(folder, "F32", (4, 4), "trellis", [b""])
+    path = folder / "x.rbe"
+    path.write_bytes(layer_bytes(split_layer(path.read_bytes())[0], [], table=[(1 << 30, 0)]))
+    os.truncate(path, path.stat().st_size + (1 << 30))
 
 
 @folder
@@ -701,6 +743,12 @@ def checkpoint_offsets_that_overflow(folder: Path) -> None:
 @source
 def checkpoint_shape_that_overflows(folder: Path) -> None:
     _write(folder, {"a": _ENTRY | {"shape": [1 << 32, 1 << 32, 2]}}, bytes(8))
+
+
+@source
+def checkpoint_shape_that_overflows_but_for_a_zero(folder: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0, 1 << 62, 1 << 62], "data_offsets": [0, 0]}
+    _write(folder, {"a": entry})
 
 
 @source

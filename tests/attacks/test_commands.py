@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rbe_cli.container.layer_file import EncodedTensor
 from tests.attacks.budget import CONSTANT, CPU_SECONDS, READING, allowed_memory
-from tests.attacks.cases import FOLDERS, SOURCES
+from tests.attacks.cases import FOLDERS, SOURCES, forged_layers
 from tests.attacks.trial import LAYERS, Arena, Trial
 from tests.synthetic import folder_bytes
 
@@ -27,6 +28,7 @@ UNSEEN_BY_INSPECT = {
     "bomb_of_constant_planes", "bomb_of_tiles_of_zeros", "bomb_of_a_long_axis",
     "bomb_of_low_rank_factors", "bomb_of_a_basis", "bomb_of_basis_functions_of_many_sizes",
     "bomb_of_many_small_blocks", "bomb_of_blocks_smaller_than_there_are", "bomb_of_deep_paths",
+    "bomb_of_blocks_of_one_row", "bomb_of_tensors_that_are_the_same_as_one_with_a_basis",
     "bomb_of_tensors_in_one_header", "bomb_of_empty_chunks",
 }  # fmt: skip
 
@@ -83,3 +85,17 @@ def test_hostile_checkpoint(attack: str, arena: Arena, tiny_source: Path, tmp_pa
     for trial in arena.run(("compress", source, "-o", tmp_path / "out", "-q"), ("inspect", source)):
         check(trial, str(source), bound)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_inspect_of_many_tensors_and_of_a_name_of_half_a_million(arena: Arena, compressed: Path) -> None:
+    """Sound, if odd: rich takes hours to fold such a name, and a millisecond for each line of a table."""
+    tensors = [EncodedTensor("x." + "w" * (1 << 19), "U8", (70_000,), "lossless", [b"\x01\0"])]
+    tensors += [EncodedTensor(f"x.{i}", "U8", (70_000,), "same", [], tensors[0].name) for i in range(20)]
+    tensors += [EncodedTensor(f"x.{i:05d}", "U8", (70_000,), "lossless", [b"\x01\0"]) for i in range(10_000)]
+    forged_layers(compressed, {"x": tensors})
+    shown, whole = arena.run(("inspect", compressed), ("inspect", compressed, "--json"))
+    assert (shown.code, whole.code) == (0, 0)
+    assert shown.seconds < CPU_SECONDS
+    assert len(shown.out) < 1 << 20
+    assert "9021 more" in shown.out
+    assert [tensor["name"] for tensor in json.loads(whole.out)["tensors"]] == [tensor.name for tensor in tensors]

@@ -139,6 +139,12 @@ def pair(first: bytes, second: bytes = tensor("a.weight.counts", (1, 1), 512)) -
     return header(2, 0, first + second + bytes(1024))
 
 
+def same_experts(tensors: int, experts: int) -> bytes:
+    """A GGUF file of many tensors that all have the same data."""
+    parts = [tensor(f"{i}.in_sum2", (1, experts)) + tensor(f"{i}.counts", (experts,)) for i in range(tensors)]
+    return b"GGUF" + struct.pack("<IQQ", 3, 2 * tensors, 0) + b"".join(parts) + struct.pack("<f", 1.0) * (experts + 8)
+
+
 GGUF: dict[str, Attack] = {
     "a_list_without_end": value(9, struct.pack("<IQ", 0, 1 << 60)),
     "a_list_of_strings_without_end": value(9, struct.pack("<IQ", 8, 1 << 60)),
@@ -163,6 +169,7 @@ GGUF: dict[str, Attack] = {
     "sums_of_half_precision": pair(tensor("a.weight.in_sum2", (N, 1), 0, 1)),
     "sums_twice": pair(tensor("a.weight.in_sum2", (N, 1)), tensor("a.weight.in_sum2", (N, 1))),
     "four_billion_experts": pair(tensor("a.weight.in_sum2", (0, 1 << 32)), tensor("a.weight.counts", (1, 1 << 32))),
+    "sixty_times_the_same_experts": lambda path: path.write_bytes(same_experts(60, 1 << 16)),
     "nan_in_gguf": lambda path: path.write_bytes(gguf_bytes(SUMS | {"a.weight.in_sum2": np.full((1, N), np.nan)})),
     "counts_that_are_tiny": lambda path: path.write_bytes(
         gguf_bytes({name: at(array, 1e-45 if "counts" in name else 3e38, (0, 0)) for name, array in SUMS.items()})

@@ -235,3 +235,18 @@ def test_canonical_helper_agrees_with_the_package() -> None:
 
     assert canonical(entry()) == dump(entry())
     assert json.loads(dump(entry())) == entry()
+
+
+@pytest.mark.parametrize("shape", [[0, 1 << 62, 1 << 62], [1 << 62, 1 << 62, 0]])
+def test_shape_that_overflows_but_for_a_zero(shape: list[int], tmp_path: Path) -> None:
+    """numpy and safetensors refuse such an array, though it is empty: decode would write what nobody can read."""
+    expect_refused(tmp_path / "a.rbe", layer_bytes(entry(shape=shape, chunks=0), []))
+
+
+@pytest.mark.parametrize("codec", ["lossless", "trellis", "sparse", "lowrank"])
+def test_chunk_longer_than_any_of_its_shape(codec: str, tmp_path: Path) -> None:
+    longest = 65536 + 12 * 4 + (4 * 4**2 if codec == "trellis" else 0)
+    header = entry(codec=codec, dtype="F32")
+    expect_refused(tmp_path / "a.rbe", layer_bytes(header, [bytes(longest + 1)]))
+    (tmp_path / "a.rbe").write_bytes(layer_bytes(header, [bytes(longest)]))
+    assert LayerFile(tmp_path / "a.rbe").tensors

@@ -65,6 +65,8 @@ def in_front_of_a_note(path: Path) -> None:
 
 
 ATTACKS: dict[str, Callable[[Path], object]] = {
+    "one_brace": text(b"{"),
+    "a_text_that_begins_alike": text(b'{"sha256":"abc","all my":"work"}'),
     "binary": text(bytes(range(256)) * 100),
     "binary_in_one_line": text(b"\xff\xfe" * 1000),
     "deep_nesting": text(b"[" * 200_000 + b"\n"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from rbe_cli import models
 from rbe_cli.calibration.batches import spread
@@ -164,3 +165,17 @@ def test_other_models_need_transformers(gpt2: Path, text: Path, tmp_path: Path) 
     (folder / "config.json").write_text(json.dumps(tiny_gpt2.config(model_type="llama")))
     with pytest.raises(RBEError, match=r"pip install 'rbe-cli\[transformers\]'"):
         calibrate(str(folder), tmp_path / "i.safetensors", text=text)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_inputs_that_are_not_finite(value: float, gpt2: Path, text: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(gpt2, broken)
+    tensors = read_tensors(broken)
+    name = "transformer.h.0.ln_1.weight"
+    tensors[name] = np.full_like(tensors[name], value)
+    save_file(tensors, broken / "model.safetensors")
+    with pytest.raises(RBEError, match=r"transformer\.h\.0\..*not finite"):
+        calibrate(str(broken), tmp_path / "i.safetensors", text=text)
+    assert not (tmp_path / "i.safetensors").exists()

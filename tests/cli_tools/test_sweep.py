@@ -188,3 +188,14 @@ def test_a_sweep_has_the_bytes_of_a_compression(run: Run) -> None:
     document = json.loads(run("sweep", "--bits", "4", "--json", "-q").out)
     assert run("compress", "mini-gpt2", "--bits", "4", "-o", "m", "-q").code == 0
     assert json.loads(run("inspect", "m", "--json").out)["totals"]["bytes"] == document["points"][0]["bytes"]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--report", "--results", "--plot"])
+def test_what_is_written_is_no_file_of_the_source(option: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "model" / name).write_bytes((MINI_GPT2 / name).read_bytes())
+    (tmp_path / "model" / "figure.svg").touch()
+    for name in ["figure.svg"] if option == "--plot" else ["model.safetensors", "config.json"]:
+        result = run("sweep", "model", "--bits", "3", "-q", "--force", option, f"model/{name}")
+        assert "is a file of model itself" in result.complaint()

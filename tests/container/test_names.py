@@ -52,7 +52,9 @@ def test_layer_of(tensor: str, layer: str) -> None:
     assert layer_of(tensor) == layer
 
 
-@pytest.mark.parametrize("path", ["a", "a/b.json", "1_Pooling/config.json", "ä/ö", "a b", "a..b", "model.safetensors"])
+@pytest.mark.parametrize(
+    "path", ["a", "a/b.json", "1_Pooling/config.json", "ä/ö", "a b", "a..b", "model.safetensors", 255 * "x"]
+)
 def test_plain_paths(path: str) -> None:
     assert is_plain(path)
 
@@ -60,7 +62,8 @@ def test_plain_paths(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["", "/", "/a", "..", "../a", "a/..", "a/../b", ".", "./a", "a/./b", "a//b", "a/", ".hidden", "a/.hidden", "a\\b",
-     "C:a", "C:\\a", "a\0", "a\nb", "a\x1b[31m", "\ud800", " a", "a ", "a/ b", "x" * 1025, "\u202eabc"],
+     "C:a", "C:\\a", "a\0", "a\nb", "a\x1b[31m", "\ud800", " a", "a ", "a/ b", "x" * 1025, "a/" + 256 * "x",
+     "\u202eabc"],
 )  # fmt: skip
 def test_paths_that_are_not_plain(path: str) -> None:
     assert not is_plain(path)

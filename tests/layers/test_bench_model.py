@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from rbe_cli.cli import app
@@ -195,3 +196,19 @@ def test_several_models_against_the_first(gpt2_source: Path, gpt2_folder: Path, 
     assert "231 tokens" in shown.stdout
     refused = run.invoke(app, [*command, "--max-kl", "1"])
     assert isinstance(refused.exception, UsageError)
+
+
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_no_numbers_agree_on_nothing(gpt2_source: Path, tmp_path: Path) -> None:
+    """Both models would find the first token the likeliest, and a goal for --min-top1 be kept."""
+    broken = tmp_path / "broken"
+    shutil.copytree(gpt2_source, broken)
+    for value in (np.nan, 3e38):
+        tensors = read_tensors(broken)
+        name = "transformer.h.0.ln_1.weight"
+        tensors[name] = np.full_like(tensors[name], value)
+        save_file(tensors, broken / "model.safetensors")
+        sound, not_sound = (GPT2.load(ModelFiles.open(str(path))) for path in (gpt2_source, broken))
+        tokens = np.arange(60) % 50
+        for reference, compressed in ((sound, not_sound), (not_sound, sound), (not_sound, not_sound)):
+            assert compare(reference, compressed, tokens).top1.value == 0

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.layers.linear import RBELinear
@@ -18,6 +19,7 @@ from rbe_cli.layers.tile_cache import TileCache
 from rbe_cli.layers.tiled_matrix import TiledMatrix
 from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.layers.weights import DenseMatrix
+from tests.attacks.cases import first_chunk, flat_axis, forged, zeros
 from tests.synthetic import compress_to, scaled_normal
 
 SHAPES = {"one": (1, 2000), "tall": (2500, 77), "wide": (3, 1001), "square": (190, 701), "long": (2, 300_000)}
@@ -215,3 +217,14 @@ def test_many_threads_share_a_cache() -> None:
         list(pool.map(work, range(4)))
     assert cache.hits + cache.misses == 2000
     assert cache.held <= 20 * 16
+
+
+def test_matrix_that_is_coded_as_one_of_another_shape(tmp_path: Path) -> None:
+    """Its elements decode all the same; the layers would multiply with the other one."""
+    (tmp_path / "m").mkdir()
+    chunks = [first_chunk(Grid(32, 2, 32, 2), flat_axis(32), flat_axis(2, dead=True)), zeros(64)]
+    forged(tmp_path / "m", "F32", (8, 8), "trellis", chunks)
+    folder = Folder.open(tmp_path / "m")
+    assert folder.tensor("x.w").shape == (8, 8)
+    with pytest.raises(CorruptFile, match="another shape"):
+        WeightMapper(folder).matrix("x.w")

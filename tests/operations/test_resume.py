@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 from rbe_cli.container.layer_file import EncodedTensor
 from rbe_cli.errors import Interrupted, RBEError
 from rbe_cli.operations import compress as operation
+from rbe_cli.operations import records
 from tests.command_line import ENVIRONMENT, rbe_process
 from tests.synthetic import compress_to, folder_bytes, scaled_normal
 
@@ -123,6 +125,17 @@ def journal_of_other_figures(source: Path, work: Path) -> None:
     journal.write_bytes(re.sub(rb'"nrmse":0\.\d+', b'"nrmse":0.001', journal.read_bytes(), count=1))
 
 
+def journal_of_other_tensors(source: Path, work: Path) -> None:
+    """A forger can make the checksums right."""
+    journal = work / "journal"
+    lines = [json.loads(line)["record"] for line in journal.read_bytes().splitlines()]
+    journal.unlink()
+    for line in lines:
+        for tensor in line.get("layer", {}).get("tensors", []):
+            tensor["method"] = "same as nope"
+        records.add(journal, line)
+
+
 def journal_without_a_beginning(source: Path, work: Path) -> None:
     journal = work / "journal"
     journal.write_bytes(journal.read_bytes().partition(b"\n")[2])
@@ -164,6 +177,7 @@ def strangers_in_the_folder(source: Path, work: Path) -> None:
         (journal_of_deep_nesting, 6.0, "the journal of what is there is damaged"),
         (journal_of_huge_numbers, 6.0, "the journal of what is there is damaged"),
         (journal_of_other_figures, 6.0, "the journal of what is there is damaged"),
+        (journal_of_other_tensors, 6.0, ""),
         (journal_without_a_beginning, 6.0, "the journal of what is there is damaged"),
         (journal_that_is_a_pipe, 6.0, "the journal of what is there is damaged"),
         (journal_that_is_a_link, 6.0, "the journal of what is there is damaged"),
