@@ -74,6 +74,7 @@ def binary(*entries: tuple[bytes, int, int, bytes], count: int | None = None) ->
 
 
 SAFETENSORS: dict[str, Attack] = {
+    "of_no_tensor_there_is": tensors({"b.weight": SQUARES}),
     "nan": squares(at(SQUARES, np.nan, (3,))),
     "infinity": squares(at(SQUARES, np.inf, (3,))),
     "below_zero": squares(-SQUARES),
@@ -181,7 +182,6 @@ SOUND: dict[str, Attack] = {
     "the_smallest_there_is": squares(np.full(N, 5e-324)),
     "from_the_smallest_to_the_largest": squares(at(np.full(N, 1e-38, np.float32), 3e38, (0,))),
     "all_zero": squares(np.zeros(N, np.float32)),
-    "of_no_tensor_there_is": tensors({"b.weight": SQUARES}),
     "moments_of_one_input": moments(at(np.zeros((N, N)), 1e38, (0, 0))),
     "moments_of_rank_one": moments(np.outer(SQUARES, SQUARES)),
     "moments_that_are_zero": moments(np.zeros((N, N))),
