@@ -152,7 +152,8 @@ class Planner:
         self._find_identical()
         self._progress.phase("analysing", self.elements)
         kept = [plan for plan in self.plans if not _may_change(plan)]
-        list(self._pool.map(self.look_at_kept, kept))
+        if sum(plan.info.elements for plan in kept) > _MANY * self.elements:
+            list(self._pool.map(self.look_at_kept, kept))
         self._bits = self._bits_beside(kept)
         self._analyse_every(self.plans)
         for _ in range(LOOKS - 1):
@@ -263,7 +264,6 @@ class Planner:
                 plan.choice = self.choose(matrix, shaping, wish)
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
-                self.look_at_kept(plan)
             else:
                 plan.goal = self.settings.goal(info.name, plan.choice.analysis.rms)
                 self._refine(plan)
@@ -271,6 +271,8 @@ class Planner:
                 plan.choice.analysis.set_aside()
                 self._progress.detail(f"{info.name}: {_choice_text(plan.choice)}")
             plan.analyse_ns += time.thread_time_ns() - started
+        if plan.choice is None and math.isinf(plan.exact_bytes):
+            self.look_at_kept(plan)
         self._progress.advance(info.elements)
 
     def look_at_kept(self, plan: Plan) -> None:

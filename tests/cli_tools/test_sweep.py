@@ -196,6 +196,8 @@ def test_what_is_written_is_no_file_of_the_source(option: str, run: Run, tmp_pat
     for name in ("model.safetensors", "config.json"):
         (tmp_path / "model" / name).write_bytes((MINI_GPT2 / name).read_bytes())
     (tmp_path / "model" / "figure.svg").touch()
-    for name in ["figure.svg"] if option == "--plot" else ["model.safetensors", "config.json"]:
+    (tmp_path / "model" / "card.html").touch()
+    own = {"--plot": ["figure.svg"], "--report": ["card.html"]}
+    for name in own.get(option, ["model.safetensors", "config.json"]):
         result = run("sweep", "model", "--bits", "3", "-q", "--force", option, f"model/{name}")
         assert "is a file of model itself" in result.complaint()
