@@ -43,11 +43,6 @@ def number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def estimate_json(estimate: Estimate) -> dict[str, float | None]:
-    """The same in the JSON documents."""
-    return {"value": finite(estimate.value), "error": finite(estimate.error)}
-
-
 def estimate_text(estimate: Estimate, form: str) -> str:
     """A mean and its standard error; alone where there was too little to tell that.
 
@@ -57,6 +52,11 @@ def estimate_text(estimate: Estimate, form: str) -> str:
     """
     value = number(estimate.value, form)
     return f"{value} +- {number(estimate.error, form.removeprefix('+'))}" if math.isfinite(estimate.error) else value
+
+
+def estimate_json(estimate: Estimate) -> dict[str, float | None]:
+    """The same in the JSON documents."""
+    return {"value": finite(estimate.value), "error": finite(estimate.error)}
 
 
 def counted(count: int, thing: str) -> str:
@@ -325,4 +325,4 @@ def print_left_out(console: Console, names: Sequence[str]) -> None:
     """Say which files beside the checkpoint are not in what is written."""
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        console.print(f"left out (other weights, or too large): {harmless.plain(', '.join(names[:_NAMED]))}{more}")
+        console.print(f"left out (other weights, or too large): {harmless.short(', '.join(names[:_NAMED]))}{more}")
