@@ -140,3 +140,11 @@ def test_a_sample_tells_what_encoding_takes(shape: tuple[int, int], every: int) 
     taken = sum(map(len, lossless.encode(raw, "F16")))
     assert lossless.expected_bytes(raw, "F16", raw.size) == pytest.approx(taken, rel=0.01)
     assert lossless.expected_bytes(raw, "F16", 1 << 16) == pytest.approx(taken, rel=0.02 if every == 1 else 0.15)
+
+
+@pytest.mark.parametrize(("sample", "near"), [(1 << 22, 0.01), (1 << 16, 0.06)])
+def test_size_of_a_mask_is_told_from_its_parts(sample: int, near: float) -> None:
+    """It is zeros in some chunks and ones in others; the entropy of the whole is a third more."""
+    raw = np.tril(np.ones((2048, 2048), np.uint8)).reshape(-1)
+    taken = sum(map(len, lossless.encode(raw, "BOOL")))
+    assert lossless.expected_bytes(raw, "BOOL", sample) == pytest.approx(taken, rel=near)
