@@ -191,13 +191,16 @@ def _originals(original: Checkpoint, path: Path, manifest: Manifest) -> dict[str
 
 
 def _compare(path: Path, tensor: TensorEntry, error: metrics.Error, done: Verified) -> None:
-    if math.isclose(error.nrmse, tensor.nrmse, rel_tol=_TOLERANCE, abs_tol=1e-12):
-        return
-    done.untrue.add(tensor.name)
-    raise CorruptFile(
-        f"{path}: tensor {tensor.name!r}: NRMSE is {error.nrmse:.6g}, the manifest claims {tensor.nrmse:.6g}; "
-        "this is not the checkpoint it was made from, or the manifest is not true"
-    )
+    for what, found, claimed, least in (
+        ("NRMSE", error.nrmse, tensor.nrmse, 1e-12),
+        ("RMSE", error.rmse, tensor.rmse, 0.0),
+    ):
+        if not math.isclose(found, claimed, rel_tol=_TOLERANCE, abs_tol=least):
+            done.untrue.add(tensor.name)
+            raise CorruptFile(
+                f"{path}: tensor {tensor.name!r}: {what} is {found:.6g}, the manifest claims {claimed:.6g}; "
+                "this is not the checkpoint it was made from, or the manifest is not true"
+            )
 
 
 def _decode(

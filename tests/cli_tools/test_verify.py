@@ -99,19 +99,21 @@ def test_a_flipped_bit_anywhere_is_found(run: Run, mini: Path, tmp_path: Path) -
         shutil.rmtree(damaged)
 
 
-def test_a_claim_that_is_not_true(run: Run, mini: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("figure", ["nrmse", "rmse"])
+def test_a_claim_that_is_not_true(figure: str, run: Run, mini: Path, tmp_path: Path) -> None:
     shutil.copytree(mini, tmp_path / "lies")
     told = []
 
     def lie(manifest: dict[str, Any]) -> None:
         liar = next(t for layer in manifest["layers"] for t in layer["tensors"] if t["nrmse"])
-        liar["nrmse"] *= 0.5
+        liar[figure] *= 0.5
         told.append(liar["name"])
 
     edit_manifest(tmp_path / "lies", lie)
     done = run("verify", "lies", "--against", "mini-gpt2", "-q")
     assert done.code == 4, done.err
     assert told[0] in done.err
+    assert f"{figure.upper()} is" in done.err
     assert "the manifest claims" in done.err
     document = run("verify", "lies", "--against", "mini-gpt2", "--json", "-q").json()
     assert not document["ok"]
