@@ -76,7 +76,7 @@ def open_repository(
     with _explained(repo_id, revision):
         if not (progress or are_progress_bars_disabled()):
             disable_progress_bars()
-        weights = [] if cached_only else _reachable_weights(repo_id, revision)
+        weights, left_out = ([], []) if cached_only else _reachable_weights(repo_id, revision)
         fetch = bool(weights)
         if fetch:
             wanted = _SMALL + weights
@@ -85,7 +85,9 @@ def open_repository(
         folder = snapshot_download(
             repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED, local_files_only=not fetch
         )
-    return _open_snapshot(repo_id, revision, Path(folder), weights)
+    checkpoint = _open_snapshot(repo_id, revision, Path(folder), weights)
+    checkpoint.left_out = left_out
+    return checkpoint
 
 
 def _open_snapshot(repo_id: str, revision: str | None, folder: Path, weights: Sequence[str]) -> Checkpoint:
@@ -98,36 +100,41 @@ def _open_snapshot(repo_id: str, revision: str | None, folder: Path, weights: Se
     beside = [relative for _, relative in checkpoint.carried]
     kept = set(filter_repo_objects(beside, allow_patterns=_SMALL, ignore_patterns=_IGNORED))
     checkpoint.carried = [(path, relative) for path, relative in checkpoint.carried if relative in kept]
-    checkpoint.left_out = []
     checkpoint.name = repo_id
     checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return checkpoint
 
 
-def _reachable_weights(repo_id: str, revision: str | None) -> list[str]:
-    """Which files hold the weights; an empty list where the hub may not or cannot be asked."""
+def _reachable_weights(repo_id: str, revision: str | None) -> tuple[list[str], list[str]]:
+    """Which files hold the weights, and which others are left out; empty where the hub may not or cannot be asked."""
     from huggingface_hub import errors
 
     try:
-        return [] if is_offline() else _listed_weights(repo_id, revision)
+        return ([], []) if is_offline() else _listed_weights(repo_id, revision)
     except Exception as error:
         if isinstance(error, RBEError | errors.HfHubHTTPError) or not _unreachable(error):
             raise
-        return []
+        return [], []
 
 
-def _listed_weights(repo_id: str, revision: str | None) -> list[str]:
-    """The shards, if there is an index of them, else `model.safetensors`, else all there are at the top."""
+def _listed_weights(repo_id: str, revision: str | None) -> tuple[list[str], list[str]]:
+    """The shards, if there is an index of them, else `model.safetensors`, else all there are at the top.
+
+    And the others: a variant, or the weights of a module in a sub-folder.
+    """
     from huggingface_hub import HfApi
 
     siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
-    files = [sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename]
-    found = [name for name in files if name.endswith(SUFFIX)]
-    if not found:
+    files = [sibling.rfilename for sibling in siblings]
+    every = [name for name in files if name.endswith(SUFFIX)]
+    top = [name for name in every if "/" not in name]
+    if not top:
         raise RBEError(f"{repo_id}: {_NONE}")
     if _INDEX in files:
-        return [name for name in found if _SHARD.fullmatch(name)] or found
-    return [_WHOLE] if _WHOLE in found else found
+        weights = [name for name in top if _SHARD.fullmatch(name)] or top
+    else:
+        weights = [_WHOLE] if _WHOLE in top else top
+    return weights, [name for name in every if name not in weights]
 
 
 def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
@@ -174,7 +181,7 @@ def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor
     from huggingface_hub import HfApi, errors
 
     with _explained(repo_id, revision):
-        names = _listed_weights(repo_id, revision)
+        names, _ = _listed_weights(repo_id, revision)
         try:
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
                 headers = pool.map(

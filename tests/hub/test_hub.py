@@ -80,7 +80,9 @@ def test_revision_and_shards(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "work" / "v1" / "rbe.json").read_text())["revision"] == TAGGED
     assert (tmp_path / "work" / "v1" / "files" / "config.json").read_bytes() == b'{"model_type": "tagged"}'
     endpoint.asked.clear()
-    assert rbe("compress", "org/sharded", "--dry-run", "-q").returncode == 0
+    done = rbe("compress", "org/sharded", "--dry-run", "-q")
+    assert done.returncode == 0
+    assert "left out (other weights, or too large): consolidated.safetensors" in done.stdout.splitlines()
     shards = {name for name in endpoint.fetched() if name.endswith(".safetensors")}
     assert shards == {f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)}
 
