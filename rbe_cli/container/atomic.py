@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from rbe_cli.container.plain_file import files_below
 from rbe_cli.errors import RBEError
 
 #: Names of outputs that are longer, in bytes, are shortened for what they are written to first.
@@ -186,11 +187,9 @@ def check_free(path: Path, replace: bool) -> None:
 
 def check_own(folder: Path, own: Callable[[str], bool]) -> None:
     """Raise RBEError if a folder that is to be replaced holds a file that is not `own`, by its path within it."""
-    for top, _, names in os.walk(folder):
-        for name in sorted(names):
-            path = Path(top) / name
-            if not own(path.relative_to(folder).as_posix()):
-                raise RBEError(f"{path}: --force would remove it, and rbe would not write it again; move it first")
+    for path in files_below(folder):
+        if not own(path):
+            raise RBEError(f"{folder / path}: --force would remove it, and rbe would not write it again; move it first")
 
 
 def check_file(path: Path, replace: bool) -> None:

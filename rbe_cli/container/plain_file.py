@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ class PlainFile:
         with open(self._number, "rb", buffering=0, closefd=False) as file:
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """The paths within a folder of all that is no folder; links to folders are, too, and are not followed."""
+    for top, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(top, name))]
+        for name in sorted(files + links):
+            yield Path(top, name).relative_to(folder).as_posix()
 
 
 def copy(source: Path, target: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from rbe_cli.container.folder import Folder, check_bytes
 from rbe_cli.container.headers import check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile
 from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, LayerEntry, Manifest, TensorEntry
-from rbe_cli.container.plain_file import PlainFile
+from rbe_cli.container.plain_file import PlainFile, files_below
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.operations.decoding import LossyTime, decode_ahead, error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -161,11 +160,7 @@ def _verify(
 def _unknown_files(path: Path, manifest: Manifest) -> list[str]:
     named = {NAME, *(layer.file for layer in manifest.layers)}
     named |= {f"{CARRIED}/{file.path}" for file in manifest.carried}
-    found = []
-    for folder, folders, files in os.walk(path):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name).relative_to(path).as_posix() for name in (*files, *links)]
-    return sorted(set(found) - named)
+    return sorted(set(files_below(path)) - named)
 
 
 def _check_carried(folder: Path, entry: FileEntry) -> None:

@@ -188,6 +188,9 @@ def test_force_removes_nothing_that_is_not_written_again(
             assert "--force would remove it" in done.complaint()
             assert folder_bytes(folder) == before
             mine.unlink()
+        (folder / "elsewhere").symlink_to(tmp_path)
+        assert "elsewhere: --force would remove it" in rbe(*arguments, "--force", "-q", "-o", folder).complaint()
+        (folder / "elsewhere").unlink()
 
 
 def test_the_original_is_not_replaced_by_its_decoded_weights(rbe: Run, tiny_source: Path, tmp_path: Path) -> None:
