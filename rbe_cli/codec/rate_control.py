@@ -324,8 +324,6 @@ class SizeSearch:
         The next to try.
     best : (int, float) or None
         Size and multiplier of the best measured so far that is within the budget.
-    least : float
-        About the least size, as far as is known.
     """
 
     def __init__(self, analyses: Sequence[Expected], budget: float, overhead: float, tolerance: float) -> None:
@@ -334,12 +332,21 @@ class SizeSearch:
         self._tolerance = tolerance
         self._over, self._under = 0.0, math.inf
         self.best: tuple[int, float] | None = None
-        self.least = math.inf
+        self._last = 0, 0, 0.0
         self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
 
     def found(self, size: int) -> bool:
         """Whether a size is within the budget, and close to it."""
         return self._budget * (1 - self._tolerance) <= size <= self._budget
+
+    def least(self) -> float:
+        """About the least size there is, by what was measured last."""
+        size, shares, tried = self._last
+        if not shares:
+            return size
+        scale = shares / expected_size(self._analyses, tried)
+        coarsest = multiplier_for_size(self._analyses, 0)
+        return size - shares + min(scale * expected_size(self._analyses, coarsest), shares)
 
     def measured(self, size: int, shares: int) -> bool:
         """Take in what `multiplier` gave: the whole size, and the part that depends on it.
@@ -347,6 +354,7 @@ class SizeSearch:
         Returns False when there is nothing better left to try.
         """
         tried = self.multiplier
+        self._last = size, shares, tried
         if size > self._budget:
             self._over = max(self._over, tried)
         else:
@@ -354,14 +362,9 @@ class SizeSearch:
             if self.best is None or size > self.best[0]:
                 self.best = size, tried
         room = self._budget * (1 - self._tolerance / 4) - (size - shares)
-        if not shares:
-            self.least = size
+        if not shares or room <= 0:
             return False
         scale = shares / expected_size(self._analyses, tried)
-        coarsest = multiplier_for_size(self._analyses, 0)
-        self.least = size - shares + min(scale * expected_size(self._analyses, coarsest), shares)
-        if room <= 0:
-            return False
         following = multiplier_for_size(self._analyses, room, scale)
         if not self._over < following < self._under:
             # The size is no smooth function where few weights are sent at all: close in from both sides.

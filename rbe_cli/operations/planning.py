@@ -203,8 +203,8 @@ class Planner:
         for plan in self.plans:
             info = plan.info
             if info.elements >= EXACT_BELOW:
-                asked = self.settings.goal(info.name, 1.0), self.settings.override(info.name)
-                groups.setdefault((info.dtype, info.shape, *asked), []).append(plan)
+                asked = (info.dtype, info.shape, plan.goal, self.settings.override(info.name))
+                groups.setdefault(asked, []).append(plan)
         for group in groups.values():
             if len(group) < 2:
                 continue
@@ -251,7 +251,6 @@ class Planner:
 
     def _analyse(self, plan: Plan) -> None:
         info = plan.info
-        plan.goal = self.settings.goal(info.name, 1.0)
         if _may_change(plan):
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
@@ -276,7 +275,9 @@ class Planner:
         self._progress.advance(info.elements)
 
     def look_at_kept(self, plan: Plan) -> None:
-        """Note what a tensor takes that is kept exactly, where that is much: the others have what it leaves."""
+        """Note what a tensor takes that is kept exactly, where that is much and a size leaves the others the rest."""
+        if self.budget() is None:
+            return
         if plan.goal.kind == "skip":
             plan.exact_bytes = plan.info.nbytes
         elif not plan.same_as and plan.info.nbytes >= _WORTH_A_LOOK:
