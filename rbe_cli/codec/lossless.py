@@ -69,7 +69,7 @@ def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:
     total = 0.0
     for part in np.array_split(tops, max(1, min(-(-elements // CHUNK), sample // _PART))):
         seen = np.concatenate([raw[top * width : (top + _RUN) * width] for top in part])
-        total += _expected_chunk_bytes(seen, dtype, elements * part.size / runs / (part.size * _RUN))
+        total += _expected_chunk_bytes(seen, dtype, elements / (runs * _RUN))
     return total
 
 

@@ -153,7 +153,7 @@ def _finished(
     made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources)
     if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources):
         return None
-    return _Written(manifest, (out / NAME).stat().st_size + sum(layer.bytes for layer in manifest.layers))
+    return _Written(manifest, manifest.stored_bytes)
 
 
 def _check_output(checkpoint: Checkpoint, out: Path, force: bool) -> None:
@@ -241,7 +241,7 @@ class _Job:
             if not search.measured(size, shares) or self.passes >= rate_control.MAX_PASSES:
                 break
         if search.best is None:
-            raise RBEError(self.planner.out_of_reach(search.least))
+            raise RBEError(self.planner.out_of_reach(search.least()))
         # What is there is of the last pass: if that is the best, every layer is kept.
         return self._encode(search.best[1])
 
@@ -373,19 +373,12 @@ class _Job:
 
 def _is_of(entry: LayerEntry, plans: list[Plan]) -> bool:
     """Whether what a journal says of a layer is of the tensors that are planned, and nothing a stranger made up."""
-    planned = [
-        (plan.info.name, plan.info.dtype, plan.info.shape, plan.shard, SAME_AS + plan.same_as if plan.same_as else "")
-        for plan in plans
-    ]
-    return planned == [
-        (
-            tensor.name,
-            tensor.dtype,
-            tensor.shape,
-            tensor.source,
-            tensor.method if tensor.method.startswith(SAME_AS) else "",
-        )
-        for tensor in entry.tensors
+
+    def same_as(method: str) -> str:
+        return method.removeprefix(SAME_AS) if method.startswith(SAME_AS) else ""
+
+    return [(plan.info.name, plan.info.dtype, plan.info.shape, plan.shard, plan.same_as) for plan in plans] == [
+        (tensor.name, tensor.dtype, tensor.shape, tensor.source, same_as(tensor.method)) for tensor in entry.tensors
     ]
 
 

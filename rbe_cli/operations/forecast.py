@@ -114,7 +114,7 @@ class _Forecasting(Planner):
                 break
             multiplier = self._multiplier(budget)
         manifest = self._written(multiplier)
-        size = _size(manifest)
+        size = manifest.stored_bytes
         if budget is not None and size > budget:
             self._check(budget)
         return manifest, size
@@ -123,7 +123,7 @@ class _Forecasting(Planner):
         """That of the tensors that share their step, 0 if none do."""
         if budget is None:
             return 0.0
-        rest = _size(self._written(None))
+        rest = self._written(None).stored_bytes
         return rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
 
     def _code_samples(self, multiplier: float) -> bool:
@@ -152,7 +152,7 @@ class _Forecasting(Planner):
 
     def _check(self, budget: float) -> None:
         """Raise RBEError if the size asked for is out of reach, as the compression does; note what is too close."""
-        least = _size(self._written(rate_control.multiplier_for_size(self.sharing(), 0)))
+        least = self._written(rate_control.multiplier_for_size(self.sharing(), 0)).stored_bytes
         if least > budget * (1 + _UNSURE):
             raise RBEError(self.out_of_reach(least))
         if least > budget:
@@ -225,7 +225,3 @@ class _Forecasting(Planner):
         if plan.analysis is None and (plan.goal.kind == "skip" or info.elements <= EXACT_SAMPLE):
             return sum(map(len, self.exact_chunks(plan)))
         return lossless.expected_bytes(self.raw(plan), info.dtype, EXACT_SAMPLE)
-
-
-def _size(manifest: Manifest) -> int:
-    return len(manifest.dump()) + sum(layer.bytes for layer in manifest.layers)
