@@ -103,7 +103,7 @@ bench-peers: minilm
 
 # Part of the format: only together with a new format version.
 tables: install
-	$(BIN)/python tools/make_tables.py rbe_cli/codec/tables.txt
+	$(BIN)/python tools/make_tables.py rbe_cli/codec/residual/tables.txt
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

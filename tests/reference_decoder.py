@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TABLES = Path(__file__).resolve().parents[1] / "rbe_cli" / "codec" / "tables.txt"
+TABLES = Path(__file__).resolve().parents[1] / "rbe_cli" / "codec" / "residual" / "tables.txt"
 TABLES_SHA256 = "d654b47377cd4313c82e6c93f6a1e197d0ebde458de8d9b8e28486441cdd1b1f"
 BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,

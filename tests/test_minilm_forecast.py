@@ -8,11 +8,11 @@ import math
 import pytest
 
 from rbe_cli.checkpoint.reader import open_checkpoint
-from rbe_cli.codec.components import sketch_components
-from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.choice.wish import Wish, reference_error
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.components import sketch_components
 from rbe_cli.codec.tensor_codec import prepare
-from rbe_cli.codec.wish import Wish, reference_error
 from tests.test_minilm import PACKAGE, model_folder
 
 pytestmark = [

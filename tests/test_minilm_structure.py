@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rbe_cli.codec.transform import dct_matrix, dwt_matrix
+from rbe_cli.codec.structure.transform import dct_matrix, dwt_matrix
 from rbe_cli.container.folder import Folder
 from tests import naive
 from tests.command_line import Run

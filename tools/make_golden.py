@@ -28,15 +28,17 @@ from numpy.typing import NDArray
 from rbe_cli import __version__, dtypes, elements
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.checkpoint.writer import layout, write_safetensors
-from rbe_cli.codec import scale_field, sparse_codec, tensor_codec, trellis_codec
-from rbe_cli.codec.geometry import Geometry
+from rbe_cli.codec import tensor_codec
+from rbe_cli.codec.choice.wish import Wish
 from rbe_cli.codec.lossless import encode as encode_lossless
-from rbe_cli.codec.low_rank import fit_low_rank
-from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SIZE, Parameters
+from rbe_cli.codec.residual import scale_field, trellis_codec
+from rbe_cli.codec.residual.geometry import Geometry
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure import sparse_codec
+from rbe_cli.codec.structure.low_rank import fit_low_rank
 from rbe_cli.codec.tiles import Grid
-from rbe_cli.codec.wish import Wish
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
 from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorEntry

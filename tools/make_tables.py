@@ -1,6 +1,6 @@
-"""Make `rbe_cli/codec/tables.txt`: the integer frequency tables that are part of the format.
+"""Make `rbe_cli/codec/residual/tables.txt`: the integer frequency tables that are part of the format.
 
-    python tools/make_tables.py rbe_cli/codec/tables.txt        (about 10 minutes on one core)
+    python tools/make_tables.py rbe_cli/codec/residual/tables.txt        (about 10 minutes on one core)
 
 For every source shape and every class of sigma / step the tables are the fixed point of "encode a random source with
 the rates these tables give, count the symbols": rate-distortion optimisation reshapes the symbols, so the integral of
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.trellis import trellis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.kernels.trellis import RATE_REACH, search
 
 STATES = tables.STATES

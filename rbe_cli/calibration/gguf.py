@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from rbe_cli.container.plain_file import PlainFile
+from rbe_cli.files.plain_file import PlainFile
 
 MAGIC = b"GGUF"
 F32 = 0

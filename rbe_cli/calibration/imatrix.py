@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from rbe_cli.calibration import gguf
 from rbe_cli.calibration.importance import Alias, Importance, MeanSquares
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.plain_file import PlainFile
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 #: Of the binary form; one for each weight of a model.

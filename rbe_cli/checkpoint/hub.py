@@ -12,8 +12,8 @@ from pathlib import Path
 from rbe_cli import dtypes, models
 from rbe_cli.checkpoint.reader import INDEX_SUFFIX, MAX_INDEX, SUFFIX, Checkpoint, open_checkpoint
 from rbe_cli.container.names import SUFFIX as LAYER
-from rbe_cli.container.plain_file import read_json
 from rbe_cli.errors import CorruptFile, RBEError, first_line
+from rbe_cli.files.plain_file import read_json
 
 #: The small files that are fetched beside the weights.
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]

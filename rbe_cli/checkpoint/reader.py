@@ -17,8 +17,8 @@ from rbe_cli import dtypes
 from rbe_cli.container.manifest import NAME as MANIFEST
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.container.names import is_plain, is_text
-from rbe_cli.container.plain_file import PlainFile, read_json
 from rbe_cli.errors import CorruptFile, RBEError, first_line
+from rbe_cli.files.plain_file import PlainFile, read_json
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.container.atomic import atomic_file
+from rbe_cli.files.atomic import atomic_file
 
 #: Types from the widest to the narrowest: the order in which the safetensors library lays tensors out.
 _ORDER = (

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rbe_cli.cli import options, tables
 from rbe_cli.cli.console import fetch, load_kernels, progress_bar, stdout
-from rbe_cli.container.atomic import check_file
+from rbe_cli.files.atomic import check_file
 from rbe_cli.operations.choices import CALIBRATION_TOKENS
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbe_cli.cli.options import check_ending
-from rbe_cli.container.atomic import atomic_file, check_file
 from rbe_cli.errors import RBEError
+from rbe_cli.files.atomic import atomic_file, check_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

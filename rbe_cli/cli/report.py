@@ -12,7 +12,7 @@ from rbe_cli import __version__
 from rbe_cli.cli import harmless, sweep_tables, tables
 from rbe_cli.cli.sweep_tables import Outcome
 from rbe_cli.cli.tables import counted
-from rbe_cli.container.atomic import atomic_file
+from rbe_cli.files.atomic import atomic_file
 from rbe_cli.metrics import DB_PER_BIT, gap_db
 
 _STYLE = """

@@ -10,8 +10,8 @@ import typer
 from rbe_cli.cli import budgets, options, sweep_tables, tables
 from rbe_cli.cli.console import load_kernels, open_source, progress_bar
 from rbe_cli.cli.figure import check_plot
-from rbe_cli.container.atomic import check_file
 from rbe_cli.errors import Interrupted, OverBudget, RBEError, UsageError
+from rbe_cli.files.atomic import check_file
 from rbe_cli.operations.choices import SWEEP_OBJECTIVES, SWEEP_SORTS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from rbe_cli.cli import budgets, harmless, tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.container.atomic import atomic_file
+from rbe_cli.files.atomic import atomic_file
 from rbe_cli.operations.figures import finite
 
 if TYPE_CHECKING:

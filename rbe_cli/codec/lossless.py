@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
+from rbe_cli.codec.residual.tables import FREQUENCY_BITS
 from rbe_cli.codec.side_info import decode_integers, encode_integers, entropy
 from rbe_cli.codec.source import Bytes
-from rbe_cli.codec.tables import FREQUENCY_BITS
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels import byte_planes

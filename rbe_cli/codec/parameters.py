@@ -2,7 +2,7 @@
 
 Little-endian, `SIZE` bytes, followed by the row axis (`row_bytes` long) and the column axis (`column_bytes`) of the
 scale field, by the axes of importance that there are, each after its length (u32), and by what the structure and the
-transform need (`rbe_cli.codec.pipeline`).
+transform need (`rbe_cli.codec.structure.pipeline`).
 """
 
 from __future__ import annotations

@@ -18,23 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import dtypes
-from rbe_cli.codec import tables
-from rbe_cli.codec.analysis import Analysis, Corrections
-from rbe_cli.codec.components import may_have_factors
-from rbe_cli.codec.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
-from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.choice.promising import candidates
+from rbe_cli.codec.choice.sample import Sample
+from rbe_cli.codec.choice.survey import SampleSurvey, Survey, WholeSurvey
+from rbe_cli.codec.choice.wish import FEW_BITS, LOOKS, OTHERWISE, Wish, cost_of
 from rbe_cli.codec.parameters import Parameters
-from rbe_cli.codec.pipeline import Pipeline
-from rbe_cli.codec.promising import candidates
-from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
-from rbe_cli.codec.rounding import Rounding
-from rbe_cli.codec.sample import Sample
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.analysis import Analysis, Corrections
+from rbe_cli.codec.residual.noise_shaping import Shaping
+from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.residual.rounding import Rounding
+from rbe_cli.codec.residual.trellis_codec import Encoding, ValueDecoder, open_values
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
-from rbe_cli.codec.survey import SampleSurvey, Survey, WholeSurvey
+from rbe_cli.codec.structure.components import may_have_factors
+from rbe_cli.codec.structure.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
+from rbe_cli.codec.structure.pipeline import Pipeline
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
 from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.codec.trellis_codec import Encoding, ValueDecoder, open_values
-from rbe_cli.codec.wish import FEW_BITS, LOOKS, OTHERWISE, Wish, cost_of
 from rbe_cli.errors import Damage
 
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
@@ -94,7 +94,7 @@ def prepare(matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
     """Choose how to code a matrix; None if it must be kept exactly (see `extent_of`).
 
     A named transform is obeyed. `auto` takes what needs the fewest bytes at the wish's error, the time to decode
-    weighed in (`rbe_cli.codec.decode_cost`). Where the error is shaped, which happens in the domain of the weights, it
+    weighed in (`structure.decode_cost`). Where the error is shaped, which happens in the domain of the weights, it
     looks at low rank only.
     """
     return _choose(matrix, shaping, wish, WholeSurvey(matrix, wish))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import lossless, trellis_codec
-from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.noise_shaping import Inputs, Shaping
+from rbe_cli.codec import lossless
+from rbe_cli.codec.residual import trellis_codec
+from rbe_cli.codec.residual.analysis import Analysis, analyse
+from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping
 from rbe_cli.codec.side_info import decode_integers
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
+from rbe_cli.codec.structure.transform import Blockwise
 from rbe_cli.codec.tensor_codec import open_tensor
-from rbe_cli.codec.transform import Blockwise
 from rbe_cli.codec.workspace import Inline
 from rbe_cli.kernels.products import add_product
 from rbe_cli.kernels.rans import LANES

@@ -21,8 +21,8 @@ from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError, located
+from rbe_cli.files.plain_file import PlainFile
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from typing import Any
 from rbe_cli import dtypes
 from rbe_cli.codec.parameters import KLT_COLUMNS
 from rbe_cli.container import canonical
-from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.names import is_tensor_name
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
+from rbe_cli.files.atomic import atomic_file
+from rbe_cli.files.plain_file import PlainFile
 
 MAGIC = b"\x93RBE\r\n\x1a\n"
 #: The highest version this one reads; what it writes has the lowest that can read it.

@@ -13,11 +13,11 @@ from typing import Any
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
-from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.names import is_plain, is_tensor_name
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.atomic import atomic_file
+from rbe_cli.files.plain_file import PlainFile
 
 NAME = "rbe.json"
 #: Folder, inside the output, of the files that are carried along.

@@ -1,7 +1,7 @@
 """Viterbi search of the trellis-coded quantiser, across many independent lanes at once.
 
 Reconstruction points are the integers n = 2 k + u, where the union u is the lowest bit of the trellis state and k the
-transmitted symbol; the parity z of k moves the state (`rbe_cli.codec.trellis`). Points fall into four subsets
+transmitted symbol; the parity z of k moves the state (`rbe_cli.codec.residual.trellis`). Points fall into four subsets
 n mod 4 = u + 2 z, so a step has four branch costs per lane whatever the number of states.
 """
 

@@ -9,15 +9,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import tensor_codec, trellis_codec
-from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
-from rbe_cli.codec.noise_shaping import PLAIN
-from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, SizeSearch
+from rbe_cli.codec import tensor_codec
+from rbe_cli.codec.choice.wish import Wish, reference_error
+from rbe_cli.codec.residual import trellis_codec
+from rbe_cli.codec.residual.noise_shaping import PLAIN
+from rbe_cli.codec.residual.rate_control import MAX_PASSES, TOLERANCE, SizeSearch
+from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.low_rank_codec import MOST_COMPONENTS
 from rbe_cli.codec.tensor_codec import Choice, Decoder
 from rbe_cli.codec.tiles import Grid
-from rbe_cli.codec.trellis_codec import Encoded
-from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.container.layer_file import EncodedTensor, TensorRecord
 from rbe_cli.errors import UsageError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.low_rank_codec import LowRankDecoder
+from rbe_cli.codec.structure.low_rank_codec import LowRankDecoder
 from rbe_cli.kernels import forward
 from rbe_cli.layers.block_layout import BlockLayout
 from rbe_cli.layers.encoded import StoredMatrix

@@ -11,8 +11,8 @@ from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.manifest import NAME
-from rbe_cli.container.plain_file import read_json
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.plain_file import read_json
 
 _MAX_JSON = 64 << 20
 

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.basis import coordinate, functions, orthonormal
-from rbe_cli.codec.sparse_codec import AlikeBlocks, SparseDecoder, SparseForm
-from rbe_cli.codec.transform import dct_matrix, dwt_matrix
+from rbe_cli.codec.structure.basis import coordinate, functions, orthonormal
+from rbe_cli.codec.structure.sparse_codec import AlikeBlocks, SparseDecoder, SparseForm
+from rbe_cli.codec.structure.transform import dct_matrix, dwt_matrix
 from rbe_cli.errors import located
 from rbe_cli.kernels import forward
 from rbe_cli.layers.block_layout import BlockLayout

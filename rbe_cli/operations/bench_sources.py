@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
 from rbe_cli.checkpoint.writer import write_safetensors
-from rbe_cli.codec.basis import functions
 from rbe_cli.codec.source import Bytes
-from rbe_cli.codec.transform import dct_matrix
+from rbe_cli.codec.structure.basis import functions
+from rbe_cli.codec.structure.transform import dct_matrix
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.patterns import compile_pattern
 from rbe_cli.operations.settings import EXACT_BELOW

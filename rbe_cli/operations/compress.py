@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rbe_cli import __version__, metrics
 from rbe_cli.checkpoint.reader import Checkpoint
-from rbe_cli.codec import rate_control, tensor_codec, trellis_codec
+from rbe_cli.codec import tensor_codec
+from rbe_cli.codec.residual import rate_control, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
-from rbe_cli.container.atomic import atomic_folder, check_free, check_own
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
@@ -30,8 +30,9 @@ from rbe_cli.container.manifest import (
     TensorEntry,
 )
 from rbe_cli.container.names import file_names, is_layer_file
-from rbe_cli.container.plain_file import PlainFile, copy
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
+from rbe_cli.files.atomic import atomic_folder, check_free, check_own
+from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
 from rbe_cli.operations.progress import Progress, Silent, worker_threads

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
-from rbe_cli.container.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_carried
 from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
-from rbe_cli.container.plain_file import PlainFile, copy
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
+from rbe_cli.files.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
+from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.decoding import LossyTime, decode_ahead
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 

@@ -9,13 +9,14 @@ from functools import cached_property
 
 from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import Checkpoint
-from rbe_cli.codec import lossless, rate_control, tensor_codec, trellis_codec
-from rbe_cli.codec.noise_shaping import Shaping
-from rbe_cli.codec.sample import Sample
+from rbe_cli.codec import lossless, tensor_codec
+from rbe_cli.codec.choice.sample import Sample
+from rbe_cli.codec.choice.wish import Wish
+from rbe_cli.codec.residual import rate_control, trellis_codec
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
-from rbe_cli.codec.wish import Wish
 from rbe_cli.container.layer_file import LOSSY, EncodedTensor
 from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli.container import canonical
-from rbe_cli.container.atomic import remove
 from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.manifest import LayerEntry, TensorEntry
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
+from rbe_cli.files.atomic import remove
+from rbe_cli.files.plain_file import PlainFile
 from rbe_cli.operations import records
 
 

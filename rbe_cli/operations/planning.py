@@ -17,10 +17,11 @@ from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
-from rbe_cli.codec.analysis import Analysis
-from rbe_cli.codec.noise_shaping import Inputs, Shaping, damping
+from rbe_cli.codec.choice.wish import LOOKS, OTHERWISE, Wish, reference_error
 from rbe_cli.codec.parameters import LONGEST_AXIS
-from rbe_cli.codec.rate_control import (
+from rbe_cli.codec.residual.analysis import Analysis
+from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping, damping
+from rbe_cli.codec.residual.rate_control import (
     AIM,
     AtMost,
     Expected,
@@ -30,10 +31,9 @@ from rbe_cli.codec.rate_control import (
     multiplier_for_error,
     multiplier_for_size,
 )
+from rbe_cli.codec.residual.trellis_codec import MAX_INDEX
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
-from rbe_cli.codec.trellis_codec import MAX_INDEX
-from rbe_cli.codec.wish import LOOKS, OTHERWISE, Wish, reference_error
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.names import layer_of
 from rbe_cli.errors import UsageError

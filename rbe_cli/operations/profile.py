@@ -9,9 +9,9 @@ import numpy as np
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
-from rbe_cli.codec import rate_control
-from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec.residual import rate_control
+from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.operations.progress import Progress, Silent, worker_threads

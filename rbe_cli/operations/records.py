@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli.container import canonical
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import CorruptFile
+from rbe_cli.files.plain_file import PlainFile
 
 _MAX_SIZE = 128 << 20
 _BEGIN = b'{"sha256":"'

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from rbe_cli import __version__
 from rbe_cli.calibration.observed import ObservedModel, observe
-from rbe_cli.container.atomic import atomic_file
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.files.atomic import atomic_file
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.calibrate import calibration_batches, default_text
 from rbe_cli.operations.compress import compress

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbe_cli.codec.parameters import CHOICES
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import UsageError
+from rbe_cli.files.plain_file import PlainFile
 from rbe_cli.operations.patterns import compile_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rbe_cli.codec.noise_shaping import Inputs, Shaping
+    from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping
 
 OBJECTIVES = ("balanced", "mse")
 #: Trellis states of each effort level.
@@ -229,7 +229,7 @@ class Settings:
 
     def shaping(self, name: str, inputs: Inputs | None = None) -> Shaping:
         """How the step of a tensor varies; what is known of its inputs takes the place of gr or gc along their axis."""
-        from rbe_cli.codec.noise_shaping import MOST_DAMPING, Shaping
+        from rbe_cli.codec.residual.noise_shaping import MOST_DAMPING, Shaping
 
         row, column = BALANCED if self.objective == "balanced" and not _UNSHAPED.search(name) else (0, 0)
         if _TABLES.search(name):

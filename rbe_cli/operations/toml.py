@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rbe_cli.container.plain_file import PlainFile
 from rbe_cli.errors import RBEError, UsageError, first_line
+from rbe_cli.files.plain_file import PlainFile
 
 _MAX_SIZE = 16 << 20
 

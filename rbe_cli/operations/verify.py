@@ -19,8 +19,8 @@ from rbe_cli.container.folder import Folder, check_bytes
 from rbe_cli.container.headers import check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile
 from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, LayerEntry, Manifest, TensorEntry
-from rbe_cli.container.plain_file import PlainFile, files_below
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.plain_file import PlainFile, files_below
 from rbe_cli.operations.decoding import LossyTime, decode_ahead, error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rbe_cli.codec.parameters import LOW_RANK_HEAD, SPARSE_HEAD, Parameters
-from rbe_cli.codec.scale_field import ZERO, Axis, encode_axis
+from rbe_cli.codec.residual.scale_field import ZERO, Axis, encode_axis
 from rbe_cli.codec.side_info import encode_integers
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer

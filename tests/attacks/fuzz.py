@@ -38,14 +38,14 @@ from hypothesis import strategies as st
 from rbe_cli import dtypes
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import open_checkpoint
-from rbe_cli.codec import scale_field, tables, trellis_codec
-from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.parameters import Parameters
+from rbe_cli.codec.residual import scale_field, tables, trellis_codec
+from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.geometry import Geometry
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.codec.trellis import trellis
 from rbe_cli.container.folder import StoredTensor
 from rbe_cli.container.layer_file import CODECS, LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.codec import tables
+from rbe_cli.codec.residual import tables
 from rbe_cli.errors import RBEError
 
 

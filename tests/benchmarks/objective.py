@@ -26,7 +26,7 @@ from rbe_cli.calibration.batches import by_length, sentences
 from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
 from rbe_cli.checkpoint.reader import open_checkpoint
-from rbe_cli.codec.noise_shaping import Inputs, Shaping
+from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping
 from rbe_cli.container.folder import Folder
 from rbe_cli.layers.gpt2 import GPT2
 from rbe_cli.layers.model_files import ModelFiles

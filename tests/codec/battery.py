@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rbe_cli.codec import lossless, trellis_codec
-from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.noise_shaping import Shaping
+from rbe_cli.codec import lossless
+from rbe_cli.codec.residual import trellis_codec
+from rbe_cli.codec.residual.analysis import Analysis, analyse
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.elements import FLOATS, from_float32

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rbe_cli.codec import rate_control, tables
-from rbe_cli.codec.analysis import Analysis, Corrections, analyse
-from rbe_cli.codec.geometry import shaped
-from rbe_cli.codec.noise_shaping import PLAIN, Shaping
-from rbe_cli.codec.rate_control import MAX_PASSES, TOLERANCE, OwnGoal, multiplier_for_error
-from rbe_cli.codec.scale_field import ZERO
+from rbe_cli.codec.residual import rate_control, tables
+from rbe_cli.codec.residual.analysis import Analysis, Corrections, analyse
+from rbe_cli.codec.residual.geometry import shaped
+from rbe_cli.codec.residual.noise_shaping import PLAIN, Shaping
+from rbe_cli.codec.residual.rate_control import MAX_PASSES, TOLERANCE, OwnGoal, multiplier_for_error
+from rbe_cli.codec.residual.scale_field import ZERO
+from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Choice, coded_with
-from rbe_cli.codec.trellis_codec import Encoding
 
 ELEMENTS = 1000
 

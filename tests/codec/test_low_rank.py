@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.components import find_components, leading, sketch_components
-from rbe_cli.codec.decode_cost import decode_cost
-from rbe_cli.codec.low_rank import fit_low_rank
-from rbe_cli.codec.noise_shaping import PLAIN
-from rbe_cli.codec.pipeline import Piped, Pipeline
-from rbe_cli.codec.rate_control import multiplier_for_error
+from rbe_cli.codec.choice.wish import Wish
+from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.noise_shaping import PLAIN
+from rbe_cli.codec.residual.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.components import find_components, leading, sketch_components
+from rbe_cli.codec.structure.decode_cost import decode_cost
+from rbe_cli.codec.structure.low_rank import fit_low_rank
+from rbe_cli.codec.structure.pipeline import Piped, Pipeline
 from rbe_cli.codec.tensor_codec import prepare
-from rbe_cli.codec.wish import Wish
 
 
 def matrix_of(w: np.ndarray) -> Matrix:

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rbe_cli.codec import rounding
-from rbe_cli.codec.analysis import analyse
-from rbe_cli.codec.rounding import Rounding
+from rbe_cli.codec.residual import rounding
+from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.rounding import Rounding
+from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.trellis_codec import Encoding
 from rbe_cli.elements import FLOATS, from_float32, to_float32
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.codec import scale_field
-from rbe_cli.codec.scale_field import MAX_EXPONENT, ZERO, Axis
+from rbe_cli.codec.residual import scale_field
+from rbe_cli.codec.residual.scale_field import MAX_EXPONENT, ZERO, Axis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.errors import Damage
 from tests.codec import battery

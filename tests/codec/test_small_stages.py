@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rbe_cli.codec import tables
 from rbe_cli.codec.parameters import SIZE, Parameters
+from rbe_cli.codec.residual import tables
 from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tiles import LONG_ROW, TILE, Grid, Tile

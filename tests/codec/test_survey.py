@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rbe_cli.codec import survey
-from rbe_cli.codec.analysis import Analysis, analyse, extent_of
-from rbe_cli.codec.components import _of_more_rows, sketch_components
-from rbe_cli.codec.geometry import shaped
-from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
-from rbe_cli.codec.pipeline import Pipeline, may_have_basis
-from rbe_cli.codec.promising import guessed_gain, mean_scale
-from rbe_cli.codec.rate_control import multiplier_for_error
+from rbe_cli.codec.choice import survey
+from rbe_cli.codec.choice.promising import guessed_gain, mean_scale
+from rbe_cli.codec.choice.survey import SampleSurvey, WholeSurvey, _most_klt_bits
+from rbe_cli.codec.choice.wish import Wish, reference_error
+from rbe_cli.codec.residual.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.residual.geometry import shaped
+from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec.residual.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Description, Matrix
-from rbe_cli.codec.survey import SampleSurvey, WholeSurvey, _most_klt_bits
+from rbe_cli.codec.structure.components import _of_more_rows, sketch_components
+from rbe_cli.codec.structure.pipeline import Pipeline, may_have_basis
+from rbe_cli.codec.structure.transform import Blockwise
 from rbe_cli.codec.tensor_codec import estimate, prepare, start
-from rbe_cli.codec.transform import Blockwise
-from rbe_cli.codec.wish import Wish, reference_error
 
 STATES = 128
 BALANCED = Shaping(8, 8, geometric=True)

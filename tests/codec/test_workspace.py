@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbe_cli.codec import sparse_codec, workspace
-from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec import workspace
+from rbe_cli.codec.residual.analysis import Analysis, analyse
+from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
-from rbe_cli.codec.trellis_codec import Encoding
+from rbe_cli.codec.structure import sparse_codec
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
 from rbe_cli.codec.workspace import Allowance, Inline, make_room, scratch, searching
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.container.atomic import atomic_file, atomic_folder, check_free, remove
 from rbe_cli.errors import RBEError
+from rbe_cli.files.atomic import atomic_file, atomic_folder, check_free, remove
 
 
 class Interruption(BaseException):

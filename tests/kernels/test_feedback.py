@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.noise_shaping import Inputs
-from rbe_cli.codec.trellis import trellis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.noise_shaping import Inputs
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.kernels import feedback, rans
 from tests import naive
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rbe_cli.codec import tables
+from rbe_cli.codec.residual import tables
 from rbe_cli.kernels import forecast
 from tests import naive
 

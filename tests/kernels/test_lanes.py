@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numba import njit
 
-from rbe_cli.codec import tables, warm_up
+from rbe_cli.codec import warm_up
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.tensor_codec import open_tensor
-from rbe_cli.codec.trellis import trellis
 from rbe_cli.kernels import lanes
 from tests import naive
 from tests.command_line import ENVIRONMENT

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.trellis import POLYNOMIALS, trellis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.trellis import POLYNOMIALS, trellis
 from rbe_cli.kernels import rans
 from tests import naive
 

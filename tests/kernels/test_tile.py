@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.trellis import trellis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.kernels import rans, tile
 from tests import naive
 

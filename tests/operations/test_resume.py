@@ -254,7 +254,7 @@ def test_killed_for_real(tmp_path: Path) -> None:
 
 
 def test_two_at_once(tiny_source: Path, tmp_path: Path) -> None:
-    from rbe_cli.container.atomic import atomic_folder
+    from rbe_cli.files.atomic import atomic_folder
 
     with atomic_folder(tmp_path / "out", replace=False), pytest.raises(RBEError, match="another rbe is writing it"):
         compress_to(tiny_source, tmp_path / "out", bits=6.0)
@@ -262,7 +262,7 @@ def test_two_at_once(tiny_source: Path, tmp_path: Path) -> None:
 
 def test_killed_between_the_last_two_steps(tmp_path: Path) -> None:
     """The old folder is away, the new one not yet in its place: nothing of the old one is lost."""
-    from rbe_cli.container.atomic import atomic_folder
+    from rbe_cli.files.atomic import atomic_folder
 
     (tmp_path / ".out.partial" / "old").mkdir(parents=True)
     (tmp_path / ".out.partial" / "old" / "rbe.json").write_text("old")

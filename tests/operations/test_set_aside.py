@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rbe_cli.codec import pipeline, workspace
-from rbe_cli.codec.analysis import Analysis
-from rbe_cli.codec.noise_shaping import PLAIN, Inputs, Shaping
+from rbe_cli.codec import workspace
+from rbe_cli.codec.choice.wish import Wish, reference_error
+from rbe_cli.codec.residual.analysis import Analysis
+from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure import pipeline
 from rbe_cli.codec.tensor_codec import prepare
-from rbe_cli.codec.wish import Wish, reference_error
 from rbe_cli.codec.workspace import Allowance, Findings
 from rbe_cli.errors import RBEError
 from tests.synthetic import compress_to, folder_bytes, scaled_normal

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 from rbe_cli import metrics
-from rbe_cli.codec import tables
-from rbe_cli.codec.analysis import Analysis
-from rbe_cli.codec.low_rank_codec import MOST_COMPONENTS
-from rbe_cli.codec.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.analysis import Analysis
+from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.structure.low_rank_codec import MOST_COMPONENTS
 
 #: Below this many bits per weight `auto` also looks at low rank without a coded residual.
 FEW_BITS = 1.0

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.analysis import Analysis, Corrections
-from rbe_cli.codec.scale_field import encode_axis, inverse_power
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.analysis import Analysis, Corrections
+from rbe_cli.codec.residual.scale_field import encode_axis, inverse_power
+from rbe_cli.codec.residual.trellis_codec import GROUP, Encoding
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tiles import TILE
-from rbe_cli.codec.trellis_codec import GROUP, Encoding
 from rbe_cli.codec.workspace import Findings, Inline
 from rbe_cli.kernels.rans import LANES
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import tables
 from rbe_cli.codec.parameters import Parameters
-from rbe_cli.codec.scale_field import ZERO, Axis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.scale_field import ZERO, Axis
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.kernels import field as field_kernels

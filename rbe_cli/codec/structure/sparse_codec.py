@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.basis import orthonormal, scan_order
 from rbe_cli.codec.parameters import SPARSE_HEAD as HEAD
+from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.basis import orthonormal, scan_order
+from rbe_cli.codec.structure.transform import Blockwise, effective_levels
 from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
-from rbe_cli.codec.transform import Blockwise, effective_levels
-from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import scale_field, tables
-from rbe_cli.codec.geometry import shaped
-from rbe_cli.codec.noise_shaping import PLAIN, Shaping
 from rbe_cli.codec.parameters import SIZE
-from rbe_cli.codec.rounding import Rounding
-from rbe_cli.codec.scale_field import ZERO, KeptField, ScaleField, inverse_power
+from rbe_cli.codec.residual import scale_field, tables
+from rbe_cli.codec.residual.geometry import shaped
+from rbe_cli.codec.residual.noise_shaping import PLAIN, Shaping
+from rbe_cli.codec.residual.rounding import Rounding
+from rbe_cli.codec.residual.scale_field import ZERO, KeptField, ScaleField, inverse_power
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import LARGEST_TILE, TILE, Grid
 from rbe_cli.kernels.field import sum_of_squares, sweep

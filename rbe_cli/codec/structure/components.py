@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
-from rbe_cli.codec import tables
-from rbe_cli.codec.decode_cost import decode_cost
+from rbe_cli.codec.residual import tables
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.decode_cost import decode_cost
 
 #: Largest rank that is looked for under a residual.
 _RANK_UNDER_RESIDUAL = 128

@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
-from rbe_cli.codec import tables
-from rbe_cli.codec.analysis import Analysis, analyse, extent_of
-from rbe_cli.codec.components import Components, Sketch, find_components, sketch_components
-from rbe_cli.codec.decode_cost import decode_cost
-from rbe_cli.codec.low_rank import LowRank, fit_low_rank, imagine_low_rank, take_low_rank
-from rbe_cli.codec.noise_shaping import Shaping
-from rbe_cli.codec.pipeline import (
+from rbe_cli.codec.choice.promising import guessed_gain, mean_scale, promising
+from rbe_cli.codec.choice.wish import Wish, cost_of
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.residual.noise_shaping import Shaping
+from rbe_cli.codec.residual.scale_field import KeptField, varies
+from rbe_cli.codec.source import Description, Domain, Matrix
+from rbe_cli.codec.structure.components import Components, Sketch, find_components, sketch_components
+from rbe_cli.codec.structure.decode_cost import decode_cost
+from rbe_cli.codec.structure.low_rank import LowRank, fit_low_rank, imagine_low_rank, take_low_rank
+from rbe_cli.codec.structure.pipeline import (
     BASIS_BITS,
     EIGEN_BYTES,
     Piped,
@@ -31,12 +35,8 @@ from rbe_cli.codec.pipeline import (
     may_have_basis,
     second_moments,
 )
-from rbe_cli.codec.promising import guessed_gain, mean_scale, promising
-from rbe_cli.codec.scale_field import KeptField, varies
-from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
-from rbe_cli.codec.source import Description, Domain, Matrix
-from rbe_cli.codec.transform import KarhunenLoeve
-from rbe_cli.codec.wish import Wish, cost_of
+from rbe_cli.codec.structure.side_matrix import STATES as FACTOR_STATES
+from rbe_cli.codec.structure.transform import KarhunenLoeve
 from rbe_cli.codec.workspace import whole_matrices
 
 #: Rows for each column from which on a sample says first whether a Karhunen-Loeve basis may be the best; what it says

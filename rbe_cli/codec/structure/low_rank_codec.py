@@ -1,6 +1,6 @@
 """Structure only, low rank: a matrix as the product of two quantised factors, and nothing else.
 
-The one chunk is LOW_RANK_HEAD, then the stored form of `rbe_cli.codec.low_rank.LowRank`.
+The one chunk is LOW_RANK_HEAD, then the stored form of `rbe_cli.codec.structure.low_rank.LowRank`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from concurrent.futures import Executor, Future
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.components import STEP_POWER, Factors
-from rbe_cli.codec.low_rank import GRID, LowRank, encode_low_rank
 from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
+from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.components import STEP_POWER, Factors
+from rbe_cli.codec.structure.low_rank import GRID, LowRank, encode_low_rank
 from rbe_cli.codec.tiles import Grid, Tile
-from rbe_cli.codec.trellis_codec import Encoded
 from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
 

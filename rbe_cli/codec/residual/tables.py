@@ -24,7 +24,7 @@ from rbe_cli.kernels.trellis import RATE_REACH
 FREQUENCY_BITS = 12
 #: Classes to twice the scale, and the class of weights whose scale is one step.
 PER_OCTAVE, ONE_STEP = 8, 15
-#: Highest class with a table of its own; see `rbe_cli.codec.tables`.
+#: Highest class with a table of its own; see `rbe_cli.codec.residual.tables`.
 CLASSES = 56
 #: Low bits of k sent as they are: at most this many, so classes end at CLASSES + 8 * MAX_RAW_BITS.
 MAX_RAW_BITS = 16
@@ -166,9 +166,11 @@ class Family:
 
 
 def _lines() -> list[str]:
-    text = resources.files("rbe_cli.codec").joinpath("tables.txt").read_bytes()
+    text = resources.files("rbe_cli.codec.residual").joinpath("tables.txt").read_bytes()
     if hashlib.sha256(text).hexdigest() != SHA256:
-        raise RBEError("rbe_cli/codec/tables.txt is not the file this version was built with: reinstall the package")
+        raise RBEError(
+            "rbe_cli/codec/residual/tables.txt is not the file this version was built with: reinstall the package"
+        )
     return [line for line in text.decode("ascii").splitlines() if not line.startswith("#")]
 
 

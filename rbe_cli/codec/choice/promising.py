@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
-from rbe_cli.codec.analysis import Analysis, analyse
-from rbe_cli.codec.pipeline import ROWS_PER_KLT_COLUMN, Piped, Pipeline
+from rbe_cli.codec.choice.wish import Wish, cost_of
+from rbe_cli.codec.residual.analysis import Analysis, analyse
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.pipeline import ROWS_PER_KLT_COLUMN, Piped, Pipeline
+from rbe_cli.codec.structure.transform import Blockwise
 from rbe_cli.codec.tiles import LONG_ROW
-from rbe_cli.codec.transform import Blockwise
-from rbe_cli.codec.wish import Wish, cost_of
 
 #: Largest matrix whose low rank is looked for, in elements: it has to be in memory as a whole.
 _LOW_RANK_ELEMENTS = 1 << 25

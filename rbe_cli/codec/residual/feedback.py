@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.geometry import Scan
-from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import Parameters
-from rbe_cli.codec.trellis import trellis
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.geometry import Scan
+from rbe_cli.codec.residual.noise_shaping import Shaping
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.kernels import feedback as kernels
 from rbe_cli.kernels.rans import LANES
@@ -29,7 +29,7 @@ class Feedback:
     Attributes
     ----------
     factor : float32[n, n]
-        See `rbe_cli.codec.noise_shaping.Inputs.factor`.
+        See `rbe_cli.codec.residual.noise_shaping.Inputs.factor`.
     """
 
     factor: NDArray[np.float32]

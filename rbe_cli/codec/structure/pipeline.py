@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.components import of_one_sign
-from rbe_cli.codec.decode_cost import decode_cost
-from rbe_cli.codec.low_rank import LowRank, on_grid
 from rbe_cli.codec.parameters import KLT_COLUMNS, STRUCTURES, TRANSFORMS
-from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Description, Matrix, read_rows
+from rbe_cli.codec.structure.components import of_one_sign
+from rbe_cli.codec.structure.decode_cost import decode_cost
+from rbe_cli.codec.structure.low_rank import LowRank, on_grid
+from rbe_cli.codec.structure.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.structure.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.codec.tiles import Tile
-from rbe_cli.codec.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
 from rbe_cli.errors import Damage
 

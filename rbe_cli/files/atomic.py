@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from rbe_cli.container.plain_file import files_below
 from rbe_cli.errors import RBEError
+from rbe_cli.files.plain_file import files_below
 
 #: Names of outputs that are longer, in bytes, are shortened for what they are written to first.
 _LONGEST = 200

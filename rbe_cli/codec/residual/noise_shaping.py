@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.scale_field import Axis
+from rbe_cli.codec.residual.scale_field import Axis
 from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import UsageError
 

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import scale_field, tables
-from rbe_cli.codec.analysis import Analysis, grid_of, importance_bytes
-from rbe_cli.codec.feedback import Feedback
-from rbe_cli.codec.geometry import Geometry
 from rbe_cli.codec.parameters import SIZE, Parameters
+from rbe_cli.codec.residual import scale_field, tables
+from rbe_cli.codec.residual.analysis import Analysis, grid_of, importance_bytes
+from rbe_cli.codec.residual.feedback import Feedback
+from rbe_cli.codec.residual.geometry import Geometry
+from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.source import Domain
 from rbe_cli.codec.tiles import TILE, Tile
-from rbe_cli.codec.trellis import trellis
 from rbe_cli.codec.workspace import scratch, searching
 from rbe_cli.errors import Damage
 from rbe_cli.kernels import rans

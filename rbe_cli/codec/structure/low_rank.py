@@ -14,14 +14,14 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import tables
-from rbe_cli.codec.components import Components, find_components, power_of, scales_from, scales_pay
-from rbe_cli.codec.noise_shaping import Shaping
 from rbe_cli.codec.parameters import SHAPING_UNIT
+from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.side_info import decode_integers, encode_integers
-from rbe_cli.codec.side_matrix import STATES as FACTOR_STATES
-from rbe_cli.codec.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.structure.components import Components, find_components, power_of, scales_from, scales_pay
+from rbe_cli.codec.structure.side_matrix import STATES as FACTOR_STATES
+from rbe_cli.codec.structure.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
