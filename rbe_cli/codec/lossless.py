@@ -43,12 +43,17 @@ def _width(dtype: str) -> int:
 
 def chunk_count(dtype: str, shape: tuple[int, ...]) -> int:
     """Number of chunks a tensor takes."""
-    return -(-dtypes.byte_length(dtype, shape) // (CHUNK * _width(dtype)))
+    return -(-dtypes.byte_length(dtype, shape) // chunk_bytes(dtype))
+
+
+def chunk_bytes(dtype: str) -> int:
+    """Bytes of a tensor that each of its chunks holds, but for the last."""
+    return CHUNK * _width(dtype)
 
 
 def encode(raw: Bytes, dtype: str, store: bool = False) -> Iterator[bytes]:
     """Chunks of a tensor given as its bytes; with `store`, not compressed at all."""
-    size = CHUNK * _width(dtype)
+    size = chunk_bytes(dtype)
     for at in range(0, raw.size, size):
         yield _encode_chunk(raw[at : at + size], dtype, store)
 
@@ -61,7 +66,7 @@ def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:
     width = _width(dtype)
     elements = raw.size // width
     if sample >= elements:
-        size = CHUNK * width
+        size = chunk_bytes(dtype)
         return sum(_expected_chunk_bytes(raw[at : at + size], dtype, 1.0) for at in range(0, raw.size, size))
     # One somewhere in each of as many equal parts: evenly, but in step with nothing that comes back.
     runs = sample // _RUN
@@ -92,7 +97,7 @@ def _expected_plane_bytes(plane: NDArray[np.uint8], elements: float) -> float:
 
 def decode_chunk(chunk: bytes, index: int, dtype: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The bytes of a tensor that its chunk `index` holds. Raises Damage."""
-    size = CHUNK * _width(dtype)
+    size = chunk_bytes(dtype)
     return _decode_chunk(chunk, min(size, dtypes.byte_length(dtype, shape) - index * size), dtype)
 
 

@@ -200,8 +200,48 @@ class Matrix:
         """It always is."""
         return self
 
+    def weights(self) -> Matrix:
+        """The tensor itself, whatever of it is coded."""
+        return self
+
     def bands(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """All rows in order, some at a time, with the number of the first."""
         height = max(1, _BAND // max(self.columns, 1))
         for top in range(0, self.rows, height):
             yield top, self.band(top, min(top + height, self.rows))
+
+
+@dataclass(frozen=True)
+class Difference(Matrix):
+    """What a tensor has that its base has not, in float32; its error is that of the sum of both, in the tensor's type.
+
+    Attributes
+    ----------
+    base : Matrix
+        Of as many rows and columns.
+    """
+
+    base: Matrix
+
+    @classmethod
+    def between(cls, matrix: Matrix, base: Matrix) -> Difference:
+        """That of a tensor."""
+        return cls(matrix.raw, matrix.dtype, matrix.rows, matrix.columns, base)
+
+    def piece(self, tile: Tile) -> NDArray[np.float32]:
+        """A tile of whole rows, or a piece of one, float32[rows, columns]."""
+        with np.errstate(invalid="ignore"):
+            return super().piece(tile) - self.base.piece(tile)
+
+    def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Single rows by their numbers, float32[k, columns], a copy."""
+        with np.errstate(invalid="ignore"):
+            return self.weights().some(rows) - self.base.some(rows)
+
+    def weights(self) -> Matrix:
+        """The tensor itself."""
+        return Matrix(self.raw, self.dtype, self.rows, self.columns)
+
+    def squared_error(self, values: NDArray[np.float32], tile: Tile) -> float:
+        """Squared error of the weights that a tile's decoded differences make."""
+        return super().squared_error(values + self.base.piece(tile), tile)

@@ -29,7 +29,7 @@ from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.residual.rounding import Rounding
 from rbe_cli.codec.residual.trellis_codec import Encoding, ValueDecoder, open_values
-from rbe_cli.codec.source import Description, Matrix
+from rbe_cli.codec.source import Description, Difference, Matrix
 from rbe_cli.codec.structure.components import may_have_factors
 from rbe_cli.codec.structure.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.structure.pipeline import Pipeline
@@ -44,8 +44,8 @@ _WORTH = 0.01
 _CLOSE = 0.2
 #: Gap to the Shannon bound, in dB, by the states of the trellis (docs/codec.md).
 _GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
-#: The name of the choice of low rank without a coded residual.
-FACTORS = "lowrank only"
+#: The name of the choice of low rank without a coded residual, and of a base.
+FACTORS, BASE = "lowrank only", "base"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Choice:
     codec : str
         In which the layer file holds it: `trellis`, or without a coded residual `sparse` or `lowrank`.
     name : str
-        Of the pipeline: one of `parameters.CHOICES` but `auto`, or FACTORS.
+        Of the pipeline: one of `parameters.CHOICES` but `auto`, or FACTORS; after BASE, where there is one.
     gain_db : float
         What it saves against `none`, as dB at the same size.
     runner_up : str
@@ -69,6 +69,8 @@ class Choice:
         How much more that one costs, its time to decode weighed in.
     sample : Sample or None
         Of a forecast at few bits: some rows.
+    based : bool
+        Whether what is coded is the difference to a base.
     """
 
     analysis: Forecast
@@ -79,6 +81,22 @@ class Choice:
     runner_up_db: float = 0.0
     lead_db: float = math.inf
     sample: Sample | None = None
+    based: bool = False
+
+    def of_tensor(self, plain: Analysis, saved_db: float) -> Choice:
+        """The same, of the difference of a tensor to its base: errors are relative to the tensor, of which `plain` is.
+
+        `saved_db` is what the difference alone saves.
+        """
+        return replace(
+            self,
+            analysis=self.analysis.of_tensor(plain),
+            name=BASE if self.name == "none" else f"{BASE}, {self.name}",
+            gain_db=self.gain_db + saved_db,
+            runner_up_db=self.runner_up_db + saved_db if self.runner_up else 0.0,
+            sample=self.sample and self.sample.of_tensor(plain),
+            based=True,
+        )
 
 
 class _Candidate(NamedTuple):
@@ -90,21 +108,33 @@ class _Candidate(NamedTuple):
     price: float
 
 
-def prepare(matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
+def prepare(matrix: Matrix, shaping: Shaping, wish: Wish, base: Matrix | None = None) -> Choice | None:
     """Choose how to code a matrix; None if it must be kept exactly (see `extent_of`).
 
     A named transform is obeyed. `auto` takes what needs the fewest bytes at the wish's error, the time to decode
     weighed in (`structure.decode_cost`). Where the error is shaped, which happens in the domain of the weights, it
-    looks at low rank only.
+    looks at low rank only. With a base all that is done with the difference to it, if that takes fewer bytes.
     """
+    if base is not None:
+        return _against(
+            base, matrix, wish, lambda m, w: prepare(m, shaping, w), lambda m: WholeSurvey(m, wish).plain(shaping)
+        )
     return _choose(matrix, shaping, wish, WholeSurvey(matrix, wish))
 
 
-def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choice | None:
+def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int, base: Matrix | None = None) -> Choice | None:
     """What `prepare` is going to choose, and what a trellis of so many states will make of it, by a sample of the rows.
 
     Only a forecast can be made of it.
     """
+    if base is not None:
+
+        def look(m: Matrix) -> Analysis | None:
+            survey = SampleSurvey(m, wish)
+            plain = survey.plain(shaping)
+            return plain and survey.levelled(plain, "none")
+
+        return _against(base, matrix, wish, lambda m, w: estimate(m, shaping, w, states), look)
     survey = SampleSurvey(matrix, wish)
     choice = _choose(matrix, shaping, wish, survey)
     if choice and choice.lead_db < _CLOSE and survey.complete:
@@ -116,6 +146,33 @@ def estimate(matrix: Matrix, shaping: Shaping, wish: Wish, states: int) -> Choic
     step = multiplier_for_error(raised, wish.nrmse) * raised.unit
     sample = None if shaping.feedback else Sample.of(analysis, raised, states, step)
     return coded_with(replace(choice, analysis=raised, sample=sample), states)
+
+
+def _against(
+    base: Matrix,
+    matrix: Matrix,
+    wish: Wish,
+    choose: Callable[[Matrix, Wish], Choice | None],
+    look: Callable[[Matrix], Analysis | None],
+) -> Choice | None:
+    """What is chosen for the difference of a matrix to a base; for the matrix itself if that takes fewer bytes.
+
+    None, too, if there is no difference: what is kept exactly takes nothing then.
+    """
+    plain, difference = look(matrix), Difference.between(matrix, base)
+    if plain is None:
+        return None
+    left = look(difference)
+    if left is not None:
+        elements = matrix.rows * matrix.columns
+        saved = cost_of(plain, wish, elements) - cost_of(left.of_tensor(plain), wish, elements)
+        if saved > 0:
+            choice = choose(difference, wish.at_step(wish.step * plain.scale / left.scale))
+            if choice is not None:
+                return choice.of_tensor(plain, saved)
+    elif not any(band.any() for _, band in difference.bands()):
+        return None
+    return choose(matrix, wish)
 
 
 def for_size(choose: Callable[[Wish], Choice | None], wish: Wish, size: float) -> Choice | None:
@@ -150,7 +207,7 @@ def _choose(matrix: Matrix, shaping: Shaping, wish: Wish, survey: Survey) -> Cho
     plain = survey.plain(shaping)
     if plain is None:
         return None
-    plain = replace(plain, rounding=Rounding.of(matrix))
+    plain = replace(plain, rounding=Rounding.of(matrix.weights()))
     if wish.structure_only:
         return _prepare_structure(matrix, plain, wish)
     names = [wish.transform]

@@ -276,6 +276,19 @@ def searching(size: int) -> Iterator[None]:
             _local.buffers = own
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """A while in which this thread's `scratch` is not what it has under way, which finds its own again: for what is
+    decoded in the middle of an encoding.
+    """
+    own = _local.__dict__.get("buffers", {})
+    _local.buffers = _local.__dict__.get("others", {})
+    try:
+        yield
+    finally:
+        _local.others, _local.buffers = _local.buffers, own
+
+
 def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """An uninitialised array, valid until this thread asks for the same name again.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rbe_cli.container.names import is_text
+
+#: Hexadecimal digits of the fingerprint of a base's tensor: enough to tell it from any other by mistake.
+FINGERPRINT = 16
 
 
 def number(value: Any) -> float:
@@ -26,3 +30,12 @@ def count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise TypeError
     return value
+
+
+def is_fingerprint(value: Any) -> bool:
+    """Whether it is what a tensor's bytes may have for a fingerprint.
+
+    >>> is_fingerprint("0123456789abcdef"), is_fingerprint("0123"), is_fingerprint(None)
+    (True, False, False)
+    """
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{FINGERPRINT}}}", value) is not None

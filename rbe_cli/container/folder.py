@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, elements
 from rbe_cli.codec import lossless, tensor_codec
+from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
 from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.container.base import Base, BaseTensor
 from rbe_cli.container.headers import check_claims, check_layer
-from rbe_cli.container.layer_file import LayerFile, TensorRecord
+from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
 from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError, located
 from rbe_cli.files.plain_file import PlainFile
@@ -70,11 +72,18 @@ class StoredTensor:
     """
 
     def __init__(
-        self, file: LayerFile, entry: TensorEntry, record: TensorRecord, latest: _Latest | None = None
+        self,
+        file: LayerFile,
+        entry: TensorEntry,
+        record: TensorRecord,
+        latest: _Latest | None = None,
+        base: BaseTensor | None = None,
     ) -> None:
+        """`base` is what the record's fingerprint is of, if it has one."""
         self.file = file
         self.entry = entry
         self.record = record
+        self._base = base
         self._latest = latest or _Latest(set())
         self.where = f"{file.path}: tensor {entry.name!r}"
         if (record.dtype, record.shape) != (entry.dtype, entry.shape):
@@ -111,13 +120,19 @@ class StoredTensor:
             raise CorruptFile(f"{self.where}: cannot be coded this way")
         chunks = self.file.chunks(self.record)
         decoder, grid = self._open(next(chunks, b""))
+        base = None if self._base is None else self._base.matrix(grid.rows, grid.columns)
         for tile in grid:
-            yield Piece(tile.size, self._tile_job(decoder, next(chunks, b""), tile))
+            yield Piece(tile.size, self._tile_job(decoder, next(chunks, b""), tile, base))
 
-    def _tile_job(self, decoder: Decoder, stream: bytes, tile: Tile) -> Callable[[], NDArray[np.uint8]]:
+    def _tile_job(
+        self, decoder: Decoder, stream: bytes, tile: Tile, base: Matrix | None
+    ) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:
             # What no encoder writes may overflow on the way; it stays what it is.
             with located(self.where), np.errstate(all="ignore"):
+                if base is not None:
+                    weights = decoder.decode(stream, tile) + base.piece(tile)
+                    return elements.from_float32(weights, self.record.dtype).view(np.uint8).ravel()
                 if self.record.dtype == "F32" and isinstance(decoder, TileDecoder):
                     # As decoded: into an array of its own, which saves the copy.
                     out = np.empty((tile.bottom - tile.top, tile.right - tile.left), np.float32)
@@ -140,7 +155,11 @@ class StoredTensor:
     def _chunk_job(self, chunk: bytes, index: int) -> Callable[[], NDArray[np.uint8]]:
         def decode() -> NDArray[np.uint8]:
             with located(self.where):
-                return lossless.decode_chunk(chunk, index, self.record.dtype, self.record.shape)
+                values = lossless.decode_chunk(chunk, index, self.record.dtype, self.record.shape)
+            if self._base is None:
+                return values
+            at = index * lossless.chunk_bytes(self.record.dtype)
+            return values ^ self._base.raw[at : at + values.size]
 
         return decode
 
@@ -152,12 +171,16 @@ class Folder:
     ----------
     path : Path
     manifest : Manifest
+    base : Base or None
+        What it is an update of.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, files: list[LayerFile]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: list[LayerFile], base: Base | None = None) -> None:
         """`files` are those of the manifest's layers, in their order."""
         self.path = path
         self.manifest = manifest
+        self.base = base
+        self._fitting: set[str] = set()
         self._tensors = {
             entry.name: (file, entry, record)
             for layer, file in zip(manifest.layers, files, strict=True)
@@ -172,11 +195,13 @@ class Folder:
         whole: bool = False,
         max_decoded: int | None = None,
         done: Callable[[int], None] | None = None,
+        base: Base | None = None,
     ) -> Folder:
         """Open a folder and check it; with `whole`, every byte of it against its SHA-256.
 
         `max_decoded` bounds what it may claim to decode to; None is what is plausible. `done` is told the size of each
-        layer file as it has been checked. Raises RBEError if there is no manifest, CorruptFile if anything is damaged.
+        layer file as it has been checked. `base` is what it is an update of; without it no tensor can be had that is
+        stored against it. Raises RBEError if there is no manifest, CorruptFile if anything is damaged.
         """
         manifest = Manifest.read(path)
         check_claims(path, manifest, max_decoded)
@@ -187,7 +212,7 @@ class Folder:
                 check_bytes(path, layer)
             if done:
                 done(layer.bytes)
-        return cls(path, manifest, files)
+        return cls(path, manifest, files, base)
 
     def names(self) -> list[str]:
         """Names of all tensors, layer by layer."""
@@ -202,7 +227,24 @@ class Folder:
             file, _, record = self._tensors[record.same_as]
         if record.codec == "same":
             raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
-        return StoredTensor(file, entry, record, self._latest)
+        return StoredTensor(file, entry, record, self._latest, self._base_of(record) if record.base else None)
+
+    def _base_of(self, record: TensorRecord) -> BaseTensor:
+        """The base's tensor that one is stored against. Raises RBEError if that is not there, or another."""
+        where = f"{self.path}: tensor {record.name!r}"
+        claimed = self.manifest.base.source if self.manifest.base else "another model"
+        if self.base is None:
+            raise RBEError(f"{where}: is stored as what changed since {claimed}; give that with --base")
+        found = self.base.find(record.name)
+        other = RBEError(f"{where}: was made against another model than {self.base.name}; give {claimed} with --base")
+        if found is None or found.shape != record.shape:
+            raise other
+        if found.dtype not in dtypes.FLOATS if record.codec in LOSSY else found.dtype != record.dtype:
+            raise other
+        if record.name not in self._fitting and found.fingerprint() != record.base:
+            raise other
+        self._fitting.add(record.name)
+        return found
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's decoded weights (or exact values), in its own dtype and shape.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbe_cli.container.layer_file import LayerFile
-from rbe_cli.container.manifest import CARRIED, SAME_AS, FileEntry, LayerEntry, Manifest
+from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest
 from rbe_cli.errors import CorruptFile
 
 #: A folder may claim to decode to this much, or PLAUSIBLE times its own size, whichever is more.
@@ -33,9 +33,9 @@ def check_layer(folder: Path, layer: LayerEntry) -> LayerFile:
     file = LayerFile(path)
     if file.size != layer.bytes:
         raise CorruptFile(f"{path}: has another size than the manifest says")
-    claimed = [(tensor.name, tensor.dtype, tensor.shape, tensor.method, tensor.bytes) for tensor in layer.tensors]
+    claimed = [(t.name, t.dtype, t.shape, t.method, t.base, t.bytes) for t in layer.tensors]
     held = [
-        (record.name, record.dtype, record.shape, SAME_AS + record.same_as if record.same_as else record.codec, size)
+        (record.name, record.dtype, record.shape, record.method, record.base, size)
         for record, size in zip(file.tensors, file.sizes(), strict=True)
     ]
     if claimed != held:

@@ -1,7 +1,7 @@
 """One .rbe file: the tensors of one layer.
 
     magic (8) | version u16 | 0 u16 | header length u32 | chunks u32 | crc32 u32
-    header: canonical JSON, {"tensors": [{"chunks", "codec", "dtype", "name", "shape"}, ...]}
+    header: canonical JSON, {"tensors": [{"chunks", "codec", "dtype", "name", "shape"}, ...]}, some with "as" or "base"
     chunk table: per chunk, length u32 and crc32 u32
     chunks, in the order of the table, to the end of the file
 
@@ -26,6 +26,7 @@ from typing import Any
 from rbe_cli import dtypes
 from rbe_cli.codec.parameters import KLT_COLUMNS
 from rbe_cli.container import canonical
+from rbe_cli.container.fields import is_fingerprint
 from rbe_cli.container.names import is_tensor_name
 from rbe_cli.errors import CorruptFile
 from rbe_cli.files.atomic import atomic_file
@@ -33,11 +34,15 @@ from rbe_cli.files.plain_file import PlainFile
 
 MAGIC = b"\x93RBE\r\n\x1a\n"
 #: The highest version this one reads; what it writes has the lowest that can read it.
-VERSION = 2
+VERSION = 3
+#: The lowest that reads a tensor which is stored against a base.
+BASED = 3
 MAX_HEADER = 16 << 20
 #: How a tensor's chunks are to be read; `same` has none and stands for the tensor named in `as`.
 LOSSY = ("trellis", "sparse", "lowrank")
 CODECS = (*LOSSY, "lossless", "same")
+#: In the manifest, how a tensor is stored that is identical to another, whose name follows.
+SAME_AS = "same as "
 _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
@@ -59,6 +64,8 @@ class TensorRecord:
         Its part of the chunk table.
     same_as : str
         For the codec `same`, the tensor it is identical to; else empty.
+    base : str
+        Fingerprint of the tensor that what is coded is added to (see `rbe_cli.container.base`); empty if of none.
     """
 
     name: str
@@ -68,6 +75,12 @@ class TensorRecord:
     first_chunk: int
     chunks: int
     same_as: str = ""
+    base: str = ""
+
+    @property
+    def method(self) -> str:
+        """As the manifest names it."""
+        return _method(self.codec, self.same_as)
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,12 @@ class EncodedTensor:
     chunks: list[bytes]
     same_as: str = ""
     version: int = 1
+    base: str = ""
+
+    @property
+    def method(self) -> str:
+        """As the manifest names it."""
+        return _method(self.codec, self.same_as)
 
     def header(self) -> dict[str, Any]:
         """Its entry in the header."""
@@ -91,11 +110,15 @@ class EncodedTensor:
             "name": self.name,
             "shape": list(self.shape),
         }
-        return entry | ({"as": self.same_as} if self.same_as else {})
+        return entry | {key: text for key, text in (("as", self.same_as), ("base", self.base)) if text}
 
     def size(self) -> int:
         """Bytes of the layer file that are there for this tensor alone."""
         return len(canonical.dump(self.header())) + sum(len(chunk) + _ENTRY.size for chunk in self.chunks)
+
+
+def _method(codec: str, same_as: str) -> str:
+    return SAME_AS + same_as if same_as else codec
 
 
 def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
@@ -104,7 +127,7 @@ def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:
     with tempfile.SpooledTemporaryFile(_SPOOLED, dir=str(path.parent)) as chunks:
         for tensor in tensors:
             headers.append(tensor.header())
-            version = max(version, tensor.version)
+            version = max(version, BASED if tensor.base else tensor.version)
             for chunk in tensor.chunks:
                 table += _ENTRY.pack(len(chunk), zlib.crc32(chunk))
                 chunks.write(chunk)
@@ -158,6 +181,8 @@ class LayerFile:
         if self._offsets[-1] != self.size:
             raise self._fail("cut short" if self._offsets[-1] > self.size else "has bytes after its end")
         self.tensors = self._records(canonical.load(bytes(rest[:header_size]), str(self.path)))
+        if version < BASED and any(record.base for record in self.tensors):
+            raise self._fail("header has an entry that makes no sense")
 
     def _records(self, header: Any) -> list[TensorRecord]:
         if not isinstance(header, dict) or set(header) != {"tensors"} or not isinstance(header["tensors"], list):
@@ -177,16 +202,17 @@ class LayerFile:
 
     def _record(self, entry: Any, at: int) -> TensorRecord:
         keys = {"chunks", "codec", "dtype", "name", "shape"}
-        if not isinstance(entry, dict) or not keys <= set(entry) <= keys | {"as"}:
+        if not isinstance(entry, dict) or not keys <= set(entry) <= keys | {"as", "base"}:
             raise self._fail("header has the wrong form")
         name, dtype, shape, codec, chunks = (entry[key] for key in ("name", "dtype", "shape", "codec", "chunks"))
-        same_as = entry.get("as", "")
+        same_as, base = entry.get("as", ""), entry.get("base", "")
         good = (
             isinstance(name, str)
             and is_tensor_name(name)
             and isinstance(same_as, str)
             and codec in CODECS
             and (codec == "same") == bool(same_as) == ("as" in entry)
+            and ("base" not in entry or (codec != "same" and is_fingerprint(base)))
             and isinstance(dtype, str)
             and dtype in dtypes.BITS
             and isinstance(shape, list)
@@ -199,7 +225,7 @@ class LayerFile:
         )
         if not good:
             raise self._fail("header has an entry that makes no sense")
-        return TensorRecord(name, dtype, tuple(shape), codec, at, chunks, same_as)
+        return TensorRecord(name, dtype, tuple(shape), codec, at, chunks, same_as, base)
 
     def _check_lengths(self, record: TensorRecord) -> None:
         elements = dtypes.count(record.shape)
@@ -238,6 +264,12 @@ class LayerFile:
         """Bytes of the file that are there for one tensor alone (its header entry, its table, its chunks)."""
         lengths = self._lengths[record.first_chunk : record.first_chunk + record.chunks]
         empty = EncodedTensor(
-            record.name, record.dtype, record.shape, record.codec, [b""] * record.chunks, record.same_as
+            record.name,
+            record.dtype,
+            record.shape,
+            record.codec,
+            [b""] * record.chunks,
+            record.same_as,
+            base=record.base,
         )
         return empty.size() + sum(lengths)

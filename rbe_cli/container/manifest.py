@@ -22,9 +22,8 @@ from rbe_cli.files.plain_file import PlainFile
 NAME = "rbe.json"
 #: Folder, inside the output, of the files that are carried along.
 CARRIED = "files"
-FORMAT = 1
-#: Method of a tensor that is stored as another one, whose name follows.
-SAME_AS = "same as "
+#: Of a folder, and of one that is an update of another model.
+FORMAT, UPDATE = 1, 2
 _MAX_SIZE = 256 << 20
 #: Errors are within these or 0, so that sums of their squares can be formed.
 _LEAST, _MOST = 1e-60, 1e60
@@ -68,6 +67,8 @@ class TensorEntry:
         Which of the source files it belongs to.
     choice : ChoiceEntry or None
         For lossy tensors.
+    base : str
+        Fingerprint of the base's tensor it is stored against; empty if of none.
     """
 
     name: str
@@ -79,6 +80,7 @@ class TensorEntry:
     nrmse: float
     source: int
     choice: ChoiceEntry | None = None
+    base: str = ""
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> TensorEntry:
@@ -140,6 +142,25 @@ class SourceFile(FileEntry):
 
 
 @dataclass(frozen=True)
+class BaseEntry:
+    """The model that a folder is an update of.
+
+    Attributes
+    ----------
+    source : str
+        What it was called.
+    revision : str or None
+        Of a repository.
+    sha256 : str
+        Of its files' fingerprints, a line each. What is decoded is compared tensor by tensor, however it is stored.
+    """
+
+    source: str
+    revision: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything `rbe.json` says."""
 
@@ -150,6 +171,7 @@ class Manifest:
     sources: tuple[SourceFile, ...]
     layers: tuple[LayerEntry, ...]
     carried: tuple[FileEntry, ...] = field(default=())
+    base: BaseEntry | None = None
 
     @property
     def tensors(self) -> list[TensorEntry]:
@@ -164,7 +186,7 @@ class Manifest:
     def dump(self) -> bytes:
         """Canonical JSON."""
         value = {
-            "format": FORMAT,
+            "format": UPDATE if self.base else FORMAT,
             "tool": self.tool,
             "source": self.source,
             "revision": self.revision,
@@ -180,7 +202,7 @@ class Manifest:
                 for layer in self.layers
             ],
             "carried": [dataclasses.asdict(file) for file in self.carried],
-        }
+        } | ({"base": dataclasses.asdict(self.base)} if self.base else {})
         return canonical.dump(value) + b"\n"
 
     def write(self, folder: Path) -> int:
@@ -214,8 +236,8 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, value: Any) -> Manifest:
-        if value["format"] != FORMAT:
-            raise CorruptFile(f"{NAME}: format {value['format']!r} is not one this rbe reads ({FORMAT})")
+        if value["format"] not in (FORMAT, UPDATE):
+            raise CorruptFile(f"{NAME}: format {value['format']!r} is not one this rbe reads ({FORMAT}, {UPDATE})")
         return cls(
             tool=text(value["tool"]),
             source=text(value["source"]),
@@ -234,6 +256,7 @@ class Manifest:
                 for layer in value["layers"]
             ),
             carried=tuple(FileEntry(*_file_json(file)) for file in value["carried"]),
+            base=_base_from_json(value["base"]) if value["format"] == UPDATE else None,
         )
 
     def _check(self, path: Path) -> None:
@@ -254,6 +277,8 @@ class Manifest:
             raise CorruptFile(f"{path}: names a tensor as no safetensors file can")
         if any(tensor.source >= len(self.sources) for tensor in self.tensors):
             raise CorruptFile(f"{path}: a tensor belongs to no file")
+        if not self.base and any(tensor.base for tensor in self.tensors):
+            raise CorruptFile(f"{path}: a tensor has a base where there is none")
 
 
 def _round(value: float) -> float:
@@ -268,18 +293,22 @@ def _tensor_json(tensor: TensorEntry) -> dict[str, Any]:
     chosen: list[Any] = []
     if choice is not None:
         chosen = [choice.name, _round(choice.gain_db), choice.runner_up, _round(choice.runner_up_db)]
-    return ({"choice": chosen} if chosen else {}) | {
-        "name": tensor.name,
-        "dtype": tensor.dtype,
-        "shape": list(tensor.shape),
-        "method": tensor.method,
-        "bytes": tensor.bytes,
-        "bpw": _round(tensor.bpw) if tensor.elements else 0,
-        "rmse": _round(tensor.rmse),
-        "nrmse": _round(tensor.nrmse),
-        "snr": _round(snr) if math.isfinite(snr) else None,
-        "source": tensor.source,
-    }
+    return (
+        ({"choice": chosen} if chosen else {})
+        | ({"base": tensor.base} if tensor.base else {})
+        | {
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "method": tensor.method,
+            "bytes": tensor.bytes,
+            "bpw": _round(tensor.bpw) if tensor.elements else 0,
+            "rmse": _round(tensor.rmse),
+            "nrmse": _round(tensor.nrmse),
+            "snr": _round(snr) if math.isfinite(snr) else None,
+            "source": tensor.source,
+        }
+    )
 
 
 def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
@@ -297,8 +326,13 @@ def _tensor_from_json(value: Any, chosen: Any) -> TensorEntry:
         choice = ChoiceEntry(text(name), number(gain), text(runner_up), number(runner_up_gain))
     return TensorEntry(
         text(value["name"]), value["dtype"], shape, text(value["method"]), count(value["bytes"]), rmse, nrmse,
-        count(value["source"]), choice,
+        count(value["source"]), choice, text(value.get("base", "")),
     )  # fmt: skip
+
+
+def _base_from_json(value: Any) -> BaseEntry:
+    revision = None if value["revision"] is None else text(value["revision"])
+    return BaseEntry(text(value["source"]), revision, text(value["sha256"]))
 
 
 def _file_json(value: Any) -> tuple[str, int, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbe_cli import models
-from rbe_cli.container.manifest import SAME_AS
+from rbe_cli.container.layer_file import SAME_AS
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbe_cli import __version__, metrics
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.residual import rate_control, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.layer_file import LOSSY, EncodedTensor, write_layer
+from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
     NAME,
-    SAME_AS,
+    BaseEntry,
     ChoiceEntry,
     FileEntry,
     LayerEntry,
@@ -92,8 +93,12 @@ def compress(
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    base: AnyBase | None = None,
 ) -> Compressed:
     """Compress a checkpoint into the folder `out`, which appears when it is complete.
+
+    With a `base` it is an update: of every tensor that has one of its name and shape there, what changed is stored, if
+    that takes less. To decode it takes the base, too.
 
     With `resume`, go on from what a killed run left, if the source and the settings are the same; the bytes are those
     of a run that was never stopped.
@@ -109,14 +114,14 @@ def compress(
     with worker_threads(settings.threads) as pool:
         sources = _fingerprints(checkpoint, pool)
         if maybe_finished:
-            finished = _finished(checkpoint, sources, out, settings)
+            finished = _finished(checkpoint, sources, out, settings, base.entry() if base else None)
             if finished is not None:
                 progress.note(f"{out} is complete already")
                 return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
             _check_output(checkpoint, out, force)
         try:
             with atomic_folder(out, replace=force, keep=resume) as folder:
-                job = _Job(checkpoint, sources, settings, pool, folder, progress)
+                job = _Job(checkpoint, sources, settings, pool, folder, progress, base)
                 if resume and job.journal.fresh:
                     progress.note(f"starting at the beginning: {job.journal.fresh}")
                 written = job.run()
@@ -147,12 +152,12 @@ def _fingerprints(checkpoint: Checkpoint, pool: ThreadPoolExecutor) -> tuple[Sou
 
 
 def _finished(
-    checkpoint: Checkpoint, sources: tuple[SourceFile, ...], out: Path, settings: Settings
+    checkpoint: Checkpoint, sources: tuple[SourceFile, ...], out: Path, settings: Settings, base: BaseEntry | None
 ) -> _Written | None:
     """What is in `out` if it is just what would be written."""
     manifest = Folder.open(out, whole=True).manifest
-    made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources)
-    if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources):
+    made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources, manifest.base)
+    if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources, base):
         return None
     return _Written(manifest, manifest.stored_bytes)
 
@@ -185,6 +190,7 @@ class _Job:
         pool: ThreadPoolExecutor,
         folder: Path,
         progress: Progress,
+        base: AnyBase | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.sources = sources
@@ -194,7 +200,8 @@ class _Job:
         self.progress = progress
         self.encode_ns: dict[str, float] = {}
         self.passes = 0
-        self.planner = Planner(checkpoint, settings, pool, progress)
+        self.base = base.entry() if base else None
+        self.planner = Planner(checkpoint, settings, pool, progress, base)
         self.journal = Journal(
             folder.with_name("journal"),
             folder,
@@ -202,7 +209,8 @@ class _Job:
                 "source": [[file.path, file.bytes, file.sha256] for file in sources],
                 "set of settings": settings.recorded(),
                 "version of rbe": TOOL,
-            },
+            }
+            | ({"base": self.base.sha256} if self.base else {}),
         )
 
     def run(self) -> _Written:
@@ -276,7 +284,7 @@ class _Job:
         layers = _with_errors_of_identical(layers)
         manifest = Manifest(
             TOOL, self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
-            self.sources, tuple(layers), self.carried,
+            self.sources, tuple(layers), self.carried, self.base,
         )  # fmt: skip
         size = manifest.write(self.folder)
         return _Written(manifest, size + sum(layer.bytes for layer in layers))
@@ -325,10 +333,15 @@ class _Job:
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
                 if not plan.may_be_less_exactly(size) or size < sum(map(len, self.planner.exact_chunks(plan))):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
+                    codec = plan.choice.codec
                     return EncodedTensor(
-                        info.name, info.dtype, info.shape, plan.choice.codec, result.chunks, version=result.version
-                    ), error
-        return EncodedTensor(info.name, info.dtype, info.shape, "lossless", self.planner.exact_chunks(plan)), exact
+                        info.name, info.dtype, info.shape, codec, result.chunks, version=result.version,
+                        base=plan.fingerprint(codec),
+                    ), error  # fmt: skip
+        chunks = self.planner.exact_chunks(plan)
+        return EncodedTensor(
+            info.name, info.dtype, info.shape, "lossless", chunks, base=plan.fingerprint("lossless")
+        ), exact
 
     def _meet_goal(
         self, plan: Plan, choice: Choice, multiplier: float, first: trellis_codec.Encoded
@@ -384,11 +397,11 @@ def _is_of(entry: LayerEntry, plans: list[Plan]) -> bool:
 
 
 def _tensor_entry(plan: Plan, tensor: EncodedTensor, error: metrics.Error) -> TensorEntry:
-    method = SAME_AS + tensor.same_as if tensor.same_as else tensor.codec
     choice = choice_entry(plan.choice) if tensor.codec in LOSSY else None
     return TensorEntry(
-        tensor.name, tensor.dtype, tensor.shape, method, tensor.size(), error.rmse, error.nrmse, plan.shard, choice
-    )
+        tensor.name, tensor.dtype, tensor.shape, tensor.method, tensor.size(), error.rmse, error.nrmse, plan.shard,
+        choice, tensor.base,
+    )  # fmt: skip
 
 
 def choice_entry(choice: Choice | None) -> ChoiceEntry | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rbe_cli import metrics
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.sample import Sample
@@ -17,8 +18,9 @@ from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
-from rbe_cli.container.layer_file import LOSSY, EncodedTensor
-from rbe_cli.container.manifest import SAME_AS, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.fields import FINGERPRINT
+from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor
+from rbe_cli.container.manifest import BaseEntry, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.compress import TOOL, choice_entry
@@ -32,7 +34,7 @@ from rbe_cli.operations.settings import Settings
 _TOGETHER, _LEAST_TOGETHER, _CUTS = 1 << 21, 1 << 18, 2
 #: Bytes of a layer file that belong to no tensor.
 _LAYER = 38
-_SHA256 = "0" * 64
+_SHA256, _FINGERPRINT = "0" * 64, "0" * FINGERPRINT
 #: Times samples are coded, at most, until their steps stay where they are.
 _ROUNDS = 6
 #: How far off a forecast of the size may be, relative.
@@ -58,14 +60,16 @@ class Forecast:
     seconds: float
 
 
-def forecast(checkpoint: Checkpoint, settings: Settings, progress: Progress | None = None) -> Forecast:
+def forecast(
+    checkpoint: Checkpoint, settings: Settings, progress: Progress | None = None, base: AnyBase | None = None
+) -> Forecast:
     """Analyse a checkpoint as `compress` does, find the step, and write nothing.
 
     Raises RBEError if the size asked for is out of reach.
     """
     started = time.perf_counter()
     with worker_threads(settings.threads) as pool:
-        manifest, size = _Forecasting(checkpoint, settings, pool, progress or Silent()).expected()
+        manifest, size = _Forecasting(checkpoint, settings, pool, progress or Silent(), base).expected()
     return Forecast(manifest, size, time.perf_counter() - started)
 
 
@@ -95,9 +99,9 @@ class _Forecasting(Planner):
         """Note what a tensor takes that is kept exactly."""
         self._exact_size(plan)
 
-    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
-        """Choose structure and transform, by a sample."""
-        return tensor_codec.estimate(matrix, shaping, wish, self.settings.states)
+    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish, base: Matrix | None) -> Choice | None:
+        """Choose as the compression is going to, by a sample."""
+        return tensor_codec.estimate(matrix, shaping, wish, self.settings.states, base)
 
     def expected(self) -> tuple[Manifest, int]:
         """The manifest that is to be expected, and the size of everything."""
@@ -168,9 +172,10 @@ class _Forecasting(Planner):
         for file, plans in self._files.items():
             entries = [self._entry(plan, multiplier, i == 0) for i, plan in enumerate(plans)]
             layers.append(LayerEntry(file, sum(entry.bytes for entry in entries), _SHA256, tuple(entries)))
+        base = BaseEntry(self._base.name, None, _SHA256) if self._base else None
         return Manifest(
             TOOL, self.checkpoint.name, self.checkpoint.revision, self.settings.recorded(),
-            self.sources, tuple(layers), self.carried,
+            self.sources, tuple(layers), self.carried, base,
         )  # fmt: skip
 
     @cached_property
@@ -183,11 +188,14 @@ class _Forecasting(Planner):
     def _entry(self, plan: Plan, multiplier: float | None, first: bool) -> TensorEntry:
         info = plan.info
         size, chunks, error, method = self._body(plan, multiplier)
-        side = EncodedTensor(info.name, info.dtype, info.shape, method.split()[0], [b""] * chunks, plan.same_as).size()
+        base = _FINGERPRINT if plan.is_based(method) else ""
+        side = EncodedTensor(
+            info.name, info.dtype, info.shape, method.split()[0], [b""] * chunks, plan.same_as, base=base
+        ).size()
         total = size + side + (_LAYER if first else 1)
         return TensorEntry(
             info.name, info.dtype, info.shape, method, round(total), error.rmse, error.nrmse, plan.shard,
-            choice_entry(plan.choice) if method in LOSSY else None,
+            choice_entry(plan.choice) if method in LOSSY else None, base,
         )  # fmt: skip
 
     def _body(self, plan: Plan, multiplier: float | None) -> tuple[float, int, metrics.Error, str]:
@@ -225,4 +233,4 @@ class _Forecasting(Planner):
             return 0.0
         if plan.analysis is None and (plan.goal.kind == "skip" or info.elements <= EXACT_SAMPLE):
             return sum(map(len, self.exact_chunks(plan)))
-        return lossless.expected_bytes(self.raw(plan), info.dtype, EXACT_SAMPLE)
+        return lossless.expected_bytes(self.exact(plan), info.dtype, EXACT_SAMPLE)

@@ -9,7 +9,7 @@ from rbe_cli import dtypes
 from rbe_cli.codec.parameters import Parameters, recorded_error
 from rbe_cli.container.headers import check_layer
 from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
-from rbe_cli.container.manifest import NAME, SAME_AS, Manifest, TensorEntry
+from rbe_cli.container.manifest import NAME, Manifest, TensorEntry
 from rbe_cli.errors import located
 
 
@@ -53,11 +53,10 @@ def _inspect_file(path: Path) -> Inspected:
     entries = []
     for record, own_size in zip(file.tensors, file.sizes(), strict=True):
         rms, nrmse = errors.get(record.name, (0.0, 0.0))
-        method = SAME_AS + record.same_as if record.same_as else record.codec
         entries.append(
             TensorEntry(
-                record.name, record.dtype, record.shape, method,
-                own_size, rms * nrmse, nrmse, 0,
+                record.name, record.dtype, record.shape, record.method,
+                own_size, rms * nrmse, nrmse, 0, base=record.base,
             )
         )  # fmt: skip
     return Inspected(None, entries, file.size, parameters)

@@ -15,6 +15,7 @@ import numpy as np
 from rbe_cli import dtypes, metrics
 from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.wish import LOOKS, OTHERWISE, Wish, reference_error
@@ -32,9 +33,10 @@ from rbe_cli.codec.residual.rate_control import (
     multiplier_for_size,
 )
 from rbe_cli.codec.residual.trellis_codec import MAX_INDEX
-from rbe_cli.codec.source import Matrix, view_shape
+from rbe_cli.codec.source import Bytes, Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.workspace import make_room, return_freed
+from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.names import layer_of
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.progress import Progress
@@ -49,6 +51,8 @@ _NEARLY, _SURELY_LESS = 0.95, 0.6
 _MOST_OCTAVES = 20.0
 #: And the share that floats do take then, about, and the bytes of a tensor for which that is not good enough.
 _EXACT, _WORTH_A_LOOK = 0.85, 1 << 14
+#: Bytes that a fingerprint takes in a layer file and in the manifest.
+FINGERPRINTED = 2 * len('"base":"0123456789abcdef",')
 #: From this share of the weights on, it counts for the others that they are kept exactly, and is told where a size is
 #: out of reach; and the bits that these others are thought to have at least.
 _MANY, _LEAST_BITS = 0.05, 0.03
@@ -72,6 +76,10 @@ class Plan:
         About what it takes kept exactly; infinity where that is known to be more than what it is going to take.
     tolerance : float
         How far below its goal it may stay, relative.
+    base : BaseTensor or None
+        The base's tensor of the same name and shape.
+    changes : bool or None
+        Kept exactly, it is stored as what differs from the base: that takes less. None is not known yet.
     analyse_ns : int
         Processor time it took to find out.
     """
@@ -83,6 +91,8 @@ class Plan:
     goal: Goal = EXACT
     same_as: str = ""
     exact_bytes: float = math.inf
+    base: BaseTensor | None = None
+    changes: bool | None = None
     analyse_ns: int = 0
 
     @property
@@ -101,6 +111,20 @@ class Plan:
     def may_be_less_exactly(self, size: float) -> bool:
         """Whether it may take less than so many bytes kept exactly."""
         return size >= min(_NEARLY * self.exact_bytes, _SURELY_LESS * self.info.nbytes)
+
+    def base_matrix(self, matrix: Matrix) -> Matrix | None:
+        """That of the base as rows x columns like the tensor's own; None if it has none that can be taken from it."""
+        if self.base is None or self.base.dtype not in dtypes.FLOATS:
+            return None
+        return self.base.matrix(matrix.rows, matrix.columns)
+
+    def is_based(self, method: str) -> bool:
+        """Whether it is stored against its base, if it is with this method."""
+        return bool(self.changes) if method == "lossless" else bool(self.choice and self.choice.based)
+
+    def fingerprint(self, method: str) -> str:
+        """That of the base's tensor, if it is stored against it; else empty."""
+        return self.base.fingerprint() if self.base and self.is_based(method) else ""
 
     @property
     def shares(self) -> bool:
@@ -128,7 +152,12 @@ class Planner:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: Settings, pool: ThreadPoolExecutor, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
+        base: AnyBase | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.settings = settings
@@ -136,6 +165,7 @@ class Planner:
         self.elements = sum(info.elements for _, info in checkpoint.tensors)
         self.source_bytes = sum(info.nbytes for _, info in checkpoint.tensors)
         self._pool = pool
+        self._base = base
         self._progress = progress
         self._finer = 1.0
         self._bits: float | None = None
@@ -146,9 +176,13 @@ class Planner:
     def plan(self) -> None:
         """Decide for every tensor how it is coded."""
         self.plans = [
-            Plan(shard, info, self.settings.tolerance, goal=self.settings.goal(info.name, 1.0))
+            Plan(
+                shard, info, self.settings.tolerance, goal=self.settings.goal(info.name, 1.0), base=self._base_of(info)
+            )
             for shard, info in self.checkpoint.tensors
         ]
+        if self._base is not None and not any(plan.base for plan in self.plans):
+            raise UsageError(f"{self._base.name}: has no tensor of {self.checkpoint.name}, so it is no base of it")
         self._find_identical()
         self._progress.phase("analysing", self.elements)
         kept = [plan for plan in self.plans if not _may_change(plan)]
@@ -174,9 +208,9 @@ class Planner:
         """What a thread analyses in one go."""
         return [[plan] for plan in plans]
 
-    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish) -> Choice | None:
-        """Choose structure and transform."""
-        choice = tensor_codec.prepare(matrix, shaping, wish)
+    def choose(self, matrix: Matrix, shaping: Shaping, wish: Wish, base: Matrix | None) -> Choice | None:
+        """Choose structure and transform, and whether to code a tensor or its difference to a base."""
+        choice = tensor_codec.prepare(matrix, shaping, wish, base)
         return choice and tensor_codec.coded_with(choice, self.settings.states)
 
     def by_layer(self) -> dict[str, list[Plan]]:
@@ -190,9 +224,26 @@ class Planner:
         """A tensor's bytes."""
         return self.checkpoint.shards[plan.shard].raw(plan.info)
 
+    def exact(self, plan: Plan) -> Bytes:
+        """What is stored of a tensor that is kept exactly: its bytes, or what differs from its base's."""
+        raw = self.raw(plan)
+        if plan.base is None or plan.base.dtype != plan.info.dtype or plan.goal.kind == "skip" or not raw.size:
+            plan.changes = False
+            return raw
+        changes = Changes(raw, plan.base.raw)
+        if plan.changes is None:
+            wanted = (lossless.expected_bytes(each, plan.info.dtype, EXACT_SAMPLE) for each in (changes, raw))
+            plan.changes = next(wanted) + FINGERPRINTED < next(wanted)
+        return changes if plan.changes else raw
+
     def exact_chunks(self, plan: Plan) -> list[bytes]:
         """A tensor's chunks when it is kept exactly."""
-        return list(lossless.encode(self.raw(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
+        return list(lossless.encode(self.exact(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
+
+    def _base_of(self, info: TensorInfo) -> BaseTensor | None:
+        """The base's tensor that one may be stored against."""
+        found = self._base.find(info.name) if self._base else None
+        return found if found and found.shape == info.shape else None
 
     def _find_identical(self) -> None:
         """Mark tensors whose bytes another one has, as tied embeddings do; the first by layer order is stored.
@@ -256,11 +307,12 @@ class Planner:
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaping = self.settings.shaping(info.name, self._inputs(plan))
             wish = self._wish(plan)
+            choose = partial(self.choose, matrix, shaping, base=plan.base_matrix(matrix))
             if plan.goal.kind == "bits":
                 size = AIM * plan.goal.value * info.elements / 8
-                plan.choice = tensor_codec.for_size(partial(self.choose, matrix, shaping), wish, size)
+                plan.choice = tensor_codec.for_size(choose, wish, size)
             else:
-                plan.choice = self.choose(matrix, shaping, wish)
+                plan.choice = choose(wish)
             if plan.choice is None:
                 self._explain_exact(matrix, info.name)
             else:
@@ -281,7 +333,7 @@ class Planner:
         if plan.goal.kind == "skip":
             plan.exact_bytes = plan.info.nbytes
         elif not plan.same_as and plan.info.nbytes >= _WORTH_A_LOOK:
-            plan.exact_bytes = lossless.expected_bytes(self.raw(plan), plan.info.dtype, EXACT_SAMPLE)
+            plan.exact_bytes = lossless.expected_bytes(self.exact(plan), plan.info.dtype, EXACT_SAMPLE)
 
     def _bits_beside(self, kept: list[Plan]) -> float | None:
         """Bits per weight that a size leaves for the others beside the tensors that are kept exactly.
@@ -299,7 +351,7 @@ class Planner:
 
     def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
         """Note what a tensor takes kept exactly, where that may be less than what it is going to take."""
-        raw = self.raw(plan)
+        raw = self.exact(plan)
         if plan.goal.kind == "nrmse":
             asked = analysis.expected_bytes(multiplier_for_error(analysis, plan.goal.value) * analysis.unit)
         else:

@@ -26,7 +26,7 @@ from rbe_cli.codec.residual.scale_field import ZERO, Axis, encode_axis
 from rbe_cli.codec.side_info import encode_integers
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
-from rbe_cli.container.manifest import SAME_AS, LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorEntry
 from tests.forge import canonical, edit_chunk, edit_manifest, layer_bytes, replace_layer, split_layer
 from tests.synthetic import safetensors_bytes
 
@@ -87,7 +87,7 @@ def forged_layers(folder: Path, layers: dict[str, list[EncodedTensor]]) -> None:
         write_layer(path, tensors)
         data, sizes = path.read_bytes(), LayerFile(path).sizes()
         held = tuple(
-            TensorEntry(t.name, t.dtype, t.shape, SAME_AS + t.same_as if t.same_as else t.codec, size, 0.0, 0.0, 0)
+            TensorEntry(t.name, t.dtype, t.shape, t.method, size, 0.0, 0.0, 0)
             for t, size in zip(tensors, sizes, strict=True)
         )
         entries.append(LayerEntry(path.name, len(data), hashlib.sha256(data).hexdigest(), held))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,12 @@ class Sample:
         self._values.set_aside()
         self._analysis.set_aside()
         self._raised.set_aside()
+
+    def of_tensor(self, plain: Analysis) -> Sample:
+        """The same, of the difference of a tensor to its base: errors are the tensor's, of which `plain` is."""
+        sample = copy(self)
+        sample._raised = self._raised.of_tensor(plain)
+        return sample
 
     def wants(self, step: float) -> bool:
         """Whether coding the rows at a step would tell more than is known."""

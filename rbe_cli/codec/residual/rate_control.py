@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from rbe_cli.codec.source import Domain
+
+if TYPE_CHECKING:
+    from rbe_cli.codec.residual.analysis import Analysis
 
 #: A result may be this much smaller than what was asked, relative, unless somebody wants it nearer.
 TOLERANCE = 0.004
@@ -72,6 +75,11 @@ class Forecast(Expected, Protocol):
 
     def set_aside(self) -> None:
         """Put by what grows with the tensor, so that there may be any number of them."""
+
+    def of_tensor(self, plain: Analysis, /) -> Forecast:
+        """The same with errors relative to a tensor, of which `plain` is, and of which it is of the difference to a
+        base.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import Executor, Future
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
+from rbe_cli.codec.residual.analysis import Analysis
 from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.components import STEP_POWER, Factors
@@ -56,6 +58,13 @@ class LowRankAnalysis:
         self._values = factors.values
         self._vectors = Findings(np.round(factors.vectors * GRID).astype(np.int16))
         self.largest = float(self._values[0])
+        self._power = energy
+
+    def of_tensor(self, plain: Analysis) -> LowRankAnalysis:
+        """The same for a matrix that is the difference of a tensor to its base: errors are relative to the tensor."""
+        analysis = copy(self)
+        analysis.energy, analysis.rms, analysis.unit = plain.energy, plain.rms, plain.rms
+        return analysis
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs."""
@@ -73,7 +82,7 @@ class LowRankAnalysis:
         worth = squares - power * (m + n) > 2 * math.log(2) * power * bits
         kept = int(np.argmin(worth)) if not worth.all() else worth.size
         # The sums cancel but for their rounding where nothing is left.
-        error = max(self.energy - float(squares[:kept].sum()), 0.0) + kept * (m + n) * power
+        error = max(self._power - float(squares[:kept].sum()), 0.0) + kept * (m + n) * power
         return kept, float(bits[:kept].sum()), error
 
     def expected_bytes(self, step: float) -> float:

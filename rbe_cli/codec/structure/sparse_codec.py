@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import SPARSE_HEAD as HEAD
+from rbe_cli.codec.residual.analysis import Analysis
 from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.basis import orthonormal, scan_order
@@ -202,6 +204,12 @@ class SparseAnalysis:
         self._weights = Findings(weights)
         self._tables = Findings(np.log2(np.abs(weights.ravel()) + 1e-30), *ranked)
         self._areas = matrix.rows * matrix.columns
+
+    def of_tensor(self, plain: Analysis) -> SparseAnalysis:
+        """The same for a matrix that is the difference of a tensor to its base: errors are relative to the tensor."""
+        analysis = copy(self)
+        analysis.energy, analysis.rms, analysis.unit = plain.energy, plain.rms, plain.rms
+        return analysis
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs, and the forecast's tables, which are read again each time."""

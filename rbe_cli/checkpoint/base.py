@@ -1,0 +1,128 @@
+"""Open the base of an update: a checkpoint, or a folder that `rbe compress` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli import dtypes
+from rbe_cli.checkpoint.reader import Checkpoint
+from rbe_cli.codec.workspace import apart
+from rbe_cli.container.base import BaseTensor
+from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.manifest import NAME, BaseEntry
+from rbe_cli.errors import RBEError
+
+#: Tensors of a compressed base whose chunks are in memory at once, and decoded pieces of any.
+_TENSORS, _PIECES = 4, 8
+
+
+class CheckpointBase:
+    """A checkpoint as a `Base`.
+
+    Attributes
+    ----------
+    name : str
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._tensors = {info.name: (checkpoint.shards[shard], info) for shard, info in checkpoint.tensors}
+        self.name = checkpoint.name
+
+    def find(self, name: str) -> BaseTensor | None:
+        """The tensor of a name, if there is one."""
+        if name not in self._tensors:
+            return None
+        shard, info = self._tensors[name]
+        return BaseTensor(info.dtype, info.shape, shard.raw(info))
+
+    def entry(self) -> BaseEntry:
+        """What a manifest says of it; all of it is read."""
+        sums = [shard.sha256() for shard in self._checkpoint.shards]
+        return BaseEntry(self.name, self._checkpoint.revision, _sha256_of(sums))
+
+
+class CompressedBase:
+    """A folder that `rbe compress` wrote as a `Base`: its tensors are what they decode to.
+
+    Attributes
+    ----------
+    name : str
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        """Raises RBEError for one that is an update itself: it would need its own base, too."""
+        manifest = folder.manifest
+        if manifest.base is not None:
+            raise RBEError(
+                f"{folder.path}: is an update itself, of {manifest.base.source}; give what `rbe decode` makes of it"
+            )
+        self._folder = folder
+        self._forms = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors}
+        self.name = folder.path.resolve().name
+        self._pieces = lru_cache(_TENSORS)(self._open)
+        self._decoded = lru_cache(_PIECES)(self._decode)
+
+    def find(self, name: str) -> BaseTensor | None:
+        """The tensor of a name, if there is one."""
+        if name not in self._forms:
+            return None
+        dtype, shape = self._forms[name]
+        return BaseTensor(dtype, shape, _Decoded(self, name, dtypes.byte_length(dtype, shape)))
+
+    def entry(self) -> BaseEntry:
+        """What a manifest says of it."""
+        return BaseEntry(self.name, None, _sha256_of([layer.sha256 for layer in self._folder.manifest.layers]))
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Some bytes of a tensor, decoded. Raises CorruptFile."""
+        ends, _ = self._pieces(name)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        parts = [self._decoded(name, i) for i in range(int(first), int(last) + 1)]
+        at = int(ends[first]) - parts[0].size
+        return np.concatenate(parts)[start - at : stop - at]
+
+    def _open(self, name: str) -> tuple[NDArray[np.int64], list[Piece]]:
+        """Where the pieces of a tensor end, in its bytes, and they themselves."""
+        pieces = list(self._folder.open_tensor(name).pieces())
+        bits = dtypes.BITS[self._forms[name][0]]
+        return np.array([(n * bits + 7) // 8 for n in accumulate(piece.elements for piece in pieces)]), pieces
+
+    def _decode(self, name: str, index: int) -> NDArray[np.uint8]:
+        with apart():
+            return self._pieces(name)[1][index].decode()
+
+
+class _Decoded:
+    """The bytes of a tensor of a compressed base: a slice of them is decoded when it is taken."""
+
+    def __init__(self, base: CompressedBase, name: str, size: int) -> None:
+        self._base = base
+        self._name = name
+        self.size = size
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        start, stop, _ = part.indices(self.size)
+        return self._base.read(self._name, start, stop) if start < stop else np.empty(0, np.uint8)
+
+
+def _sha256_of(fingerprints: list[str]) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in fingerprints).encode()).hexdigest()
+
+
+AnyBase = CheckpointBase | CompressedBase
+
+
+def open_base(source: str, open_source: Callable[[str], Checkpoint]) -> AnyBase:
+    """Open what the user called a base; `open_source` opens a checkpoint. Raises RBEError, CorruptFile."""
+    path = Path(source)
+    if (path / NAME).is_file():
+        return CompressedBase(Folder.open(path))
+    return CheckpointBase(open_source(source))
