@@ -83,9 +83,11 @@ class CompressedBase:
 
     def read(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Some bytes of a tensor, decoded. Raises CorruptFile."""
-        ends, _ = self._pieces(name)
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-        parts = [self._decoded(name, i) for i in range(int(first), int(last) + 1)]
+        # Perhaps in the middle of an encoding.
+        with apart():
+            ends, _ = self._pieces(name)
+            first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+            parts = [self._decoded(name, i) for i in range(int(first), int(last) + 1)]
         at = int(ends[first]) - parts[0].size
         return np.concatenate(parts)[start - at : stop - at]
 
@@ -96,8 +98,7 @@ class CompressedBase:
         return np.array([(n * bits + 7) // 8 for n in accumulate(piece.elements for piece in pieces)]), pieces
 
     def _decode(self, name: str, index: int) -> NDArray[np.uint8]:
-        with apart():
-            return self._pieces(name)[1][index].decode()
+        return self._pieces(name)[1][index].decode()
 
 
 class _Decoded:

@@ -55,6 +55,9 @@ def model(
     ],
     budget: budgets.BudgetOptions,
     status: options.Status,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="The model that PATH is an update of, if it is one.")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +129,7 @@ def model(
     bounds = budget.bounds(model=True)
     model_bounds = bounds.model.given() | ModelBounds(max_kl, max_ppl_ratio, min_top1).given()
     caches = [parse_size(size, "--cache") for size in cache or []]
-    for name in filter(None, [*paths, reference]):
+    for name in filter(None, [*paths, reference, base]):
         fetch(name, status)
     load_kernels(status, "decoding")
     from rbe_cli.layers.model_files import ModelFiles
@@ -136,13 +139,13 @@ def model(
 
     threads = Settings(jobs=jobs).threads
     path = paths[0]
-    if len(paths) > 1 or is_encoder(ModelFiles.open(path), engine):
+    if len(paths) > 1 or is_encoder(ModelFiles.open(path, base), engine):
         if bounds != budgets.NONE or model_bounds:
             raise UsageError("budgets are for one language model at a time")
         with progress_bar(status) as bar:
             original, found = compare_models(
-                paths, reference=reference, text=text, engine=engine, limit=tokens, context=context, threads=threads,
-                progress=bar,
+                paths, base=base, reference=reference, text=text, engine=engine, limit=tokens, context=context,
+                threads=threads, progress=bar,
             )  # fmt: skip
         if form.as_json:
             tables.print_json(bench_models.document(original, found))
@@ -152,8 +155,8 @@ def model(
     judged = _judge_folder(path, bounds)
     with progress_bar(status) as bar:
         done = bench_model(
-            path, reference=reference, text=text, engine=engine, limit=tokens, context=context, caches=caches,
-            quality_only=quality_only, threads=threads, progress=bar,
+            path, base=base, reference=reference, text=text, engine=engine, limit=tokens, context=context,
+            caches=caches, quality_only=quality_only, threads=threads, progress=bar,
         )  # fmt: skip
     quality = done.quality
     figures = {"max_kl": quality.kl, "max_ppl_ratio": quality.perplexity_ratio, "min_top1": quality.top1}

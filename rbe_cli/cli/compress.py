@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, tables
-from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
+from rbe_cli.cli.console import load_kernels, open_base, open_source, progress_bar, stderr, stdout
 from rbe_cli.cli.encoder import EncoderOptions
 from rbe_cli.cli.stream import STDOUT, tar_on_stdout
 from rbe_cli.cli.tables import counted
@@ -23,6 +23,7 @@ from rbe_cli.operations.presets import as_toml
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rbe_cli.checkpoint.base import AnyBase
     from rbe_cli.checkpoint.reader import Checkpoint
     from rbe_cli.operations.compress import Compressed
     from rbe_cli.operations.settings import Settings
@@ -33,6 +34,7 @@ def command(
     source: options.Source,
     encoder: EncoderOptions,
     budget: budgets.BudgetOptions,
+    since: options.BaseOptions,
     status: options.Status,
     out: Annotated[
         Path | None,
@@ -63,6 +65,9 @@ def command(
 ) -> None:
     """Compress a checkpoint into a folder: one .rbe file per layer, and rbe.json.
 
+    With --base, an update: what changed since that model, which takes a fraction of the size; to decode it takes the
+    same model again.
+
     Then prints, per tensor, its size and its error, both measured on what was written. The gap is how far the SNR is
     below 6.02 dB per bit, the Shannon bound of white Gaussian weights; rows and columns of different scale allow less
     than 0.
@@ -80,6 +85,8 @@ def command(
       rbe compress mini-gpt2 --preset small --max-size 600kB --max-nrmse 0.15
 
       rbe compress mini-gpt2 -o - | ssh host tar x
+
+      rbe compress ./finetuned --base org/model --bits 0.5 -o update.rbe
     """
     settings = encoder.settings(jobs)
     if show_config:
@@ -92,11 +99,12 @@ def command(
     names = [info.name for _, info in checkpoint.tensors]
     settings.check_patterns(names)
     bounds.check_patterns(names)
+    base = open_base(since, status)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
     feedback = settings.importance is not None and settings.feedback
     load_kernels(status, "structure" if settings.structure_only else "feedback" if feedback else "all")
     if dry_run:
-        _dry_run(checkpoint, settings, bounds, whole, form, status)
+        _dry_run(checkpoint, settings, base, bounds, whole, form, status)
         return
     from rbe_cli.operations.compress import compress
 
@@ -104,7 +112,7 @@ def command(
         raise UsageError("--resume needs a folder to go on in: name one with -o")
     target = tar_on_stdout(named.name, form.as_json) if out == STDOUT else nullcontext(out or named)
     with target as folder, progress_bar(status) as bar:
-        done = compress(checkpoint, folder, settings, force=force, resume=resume, progress=bar)
+        done = compress(checkpoint, folder, settings, force=force, resume=resume, progress=bar, base=base)
     out = out or named
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
@@ -121,6 +129,7 @@ def command(
             "command": "compress",
             "path": str(out),
             "source": done.manifest.source,
+            "base": tables.base_json(done.manifest),
             "settings": done.manifest.settings,
             "tensors": [tables.tensor_json(t) | {"encode_ns_per_weight": done.encode_ns.get(t.name)} for t in tensors],
             "totals": figures,
@@ -140,6 +149,7 @@ def command(
 def _dry_run(
     checkpoint: Checkpoint,
     settings: Settings,
+    base: AnyBase | None,
     bounds: GroupedBounds,
     whole: bool,
     form: options.Form,
@@ -148,7 +158,7 @@ def _dry_run(
     from rbe_cli.operations.forecast import forecast
 
     with progress_bar(status) as bar:
-        expected = forecast(checkpoint, settings, bar)
+        expected = forecast(checkpoint, settings, bar, base)
     tensors = expected.manifest.tensors
     judged = judge(bounds, tensors, expected.size)
     figures = totals(tensors, expected.size, tables.carried_bytes(expected.manifest)) | {"seconds": expected.seconds}
@@ -157,6 +167,7 @@ def _dry_run(
             "command": "compress",
             "dry_run": True,
             "source": expected.manifest.source,
+            "base": tables.base_json(expected.manifest),
             "settings": expected.manifest.settings,
             "tensors": [tables.tensor_json(tensor) for tensor in tensors],
             "totals": figures,

@@ -24,10 +24,11 @@ from rich.progress import (
 )
 
 from rbe_cli.cli.harmless import lines, plain
-from rbe_cli.cli.options import Status
+from rbe_cli.cli.options import BaseOptions, Status
 from rbe_cli.imports import uncollected
 
 if TYPE_CHECKING:
+    from rbe_cli.checkpoint.base import AnyBase
     from rbe_cli.checkpoint.reader import Checkpoint
 
 #: Wider than any table, for output that is not a terminal and no $COLUMNS: no line is cut there.
@@ -144,6 +145,15 @@ def open_source(source: str, revision: str | None, status: Status) -> Checkpoint
     if shown and not console.is_terminal and sources.is_fetched(source, revision):
         console.print(f"fetching {source} from the hub")
     return sources.open_source(source, revision, progress=shown and console.is_terminal)
+
+
+def open_base(given: BaseOptions, status: Status) -> AnyBase | None:
+    """Open the base of an update, if one is given."""
+    if given.base is None:
+        return None
+    from rbe_cli.checkpoint import base
+
+    return base.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
 
 
 def fetch(source: str, status: Status) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rbe_cli.cli import options, tables
-from rbe_cli.cli.console import load_kernels, progress_bar, stderr, stdout
+from rbe_cli.cli.console import load_kernels, open_base, progress_bar, stderr, stdout
 from rbe_cli.cli.stream import STDOUT, binary_stdout
 from rbe_cli.cli.tables import counted
 from rbe_cli.operations.settings import Settings
@@ -18,6 +18,7 @@ from rbe_cli.operations.sizes import parse_size
 @options.grouped
 def command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    since: options.BaseOptions,
     status: options.Status,
     out: Annotated[
         Path | None,
@@ -44,6 +45,8 @@ def command(
       rbe decode mini.rbe -o model.safetensors
 
       rbe decode mini.rbe -o - | sha256sum
+
+      rbe decode update.rbe --base org/model -o finetuned
     """
     from rbe_cli.checkpoint.reader import SUFFIX
 
@@ -51,6 +54,7 @@ def command(
     settings = Settings(jobs=jobs)
     if out and not out.name.endswith(SUFFIX):
         options.check_folder_name(out, f"decode writes {SUFFIX}: name a folder, or a file that ends in that")
+    base = open_base(since, status)
     load_kernels(status, "decoding")
     from rbe_cli.operations.decode import decode
 
@@ -58,7 +62,7 @@ def command(
     out = out or named.with_name(named.name + ".decoded")
     target = binary_stdout(as_json) if out == STDOUT else out
     with progress_bar(status) as bar:
-        done = decode(path, target, force=force, threads=settings.threads, max_decoded=limit, progress=bar)
+        done = decode(path, target, force=force, threads=settings.threads, max_decoded=limit, progress=bar, base=base)
     speed = done.decode_ns_per_weight
     if as_json:
         document = {

@@ -91,7 +91,11 @@ def command(
     if form.as_json:
         document: dict[str, Any] = {"command": "inspect", "path": path}
         if found.manifest is not None:
-            document |= {"source": found.manifest.source, "settings": found.manifest.settings}
+            document |= {
+                "source": found.manifest.source,
+                "base": tables.base_json(found.manifest),
+                "settings": found.manifest.settings,
+            }
         document["tensors"] = [
             tables.tensor_json(t) | {"codec": _parameters_json(found.parameters.get(t.name))} for t in found.tensors
         ]
@@ -152,7 +156,9 @@ def _print(found: Inspected, figures: dict[str, Any], judged: Sequence[Budget], 
     if found.manifest is not None:
         settings = ", ".join(f"{key} {value}" for key, value in found.manifest.settings.items())
         revision = f" at {found.manifest.revision}" if found.manifest.revision else ""
-        line = f"{found.manifest.source}{revision}, by {found.manifest.tool}: {settings}"
+        base = found.manifest.base
+        update = f" since {base.source}" + (f" at {base.revision}" if base.revision else "") if base else ""
+        line = f"{found.manifest.source}{revision}{update}, by {found.manifest.tool}: {settings}"
         line = harmless.short(line, harmless.LONGEST_LINE)
         console.print(harmless.markdown(line) if markdown else line)
     tables.show(console, tables.tensor_table(found.tensors, None, whole, details), markdown)

@@ -38,6 +38,21 @@ Whole = Annotated[bool, typer.Option("--all", help="A line for every tensor, the
 
 
 @dataclass(frozen=True)
+class BaseOptions:
+    """The model that something is an update of."""
+
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="BASE", help="The model it is an update of: what compress takes, or a folder it wrote."),
+    ] = None
+    base_revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of that.")] = None
+
+    def __post_init__(self) -> None:
+        if self.base_revision is not None and self.base is None:
+            raise UsageError("--base-revision is of no model without --base")
+
+
+@dataclass(frozen=True)
 class Form:
     """In which form a command prints its results."""
 

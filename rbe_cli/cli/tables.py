@@ -193,7 +193,7 @@ def method_text(tensor: TensorEntry, detail: str | None = None) -> str:
     """
     choice = tensor.choice
     if choice is None:
-        return tensor.method + (detail or "")
+        return tensor.method + (", base" if tensor.base else "") + (detail or "")
     text = tensor.method
     if choice.name != "none":
         name = choice.name if choice.name.startswith(text) else f"{text}, {choice.name}"
@@ -286,6 +286,7 @@ def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
         "dtype": tensor.dtype,
         "method": tensor.method,
         "choice": dataclasses.asdict(tensor.choice) if tensor.choice else None,
+        "base": tensor.base or None,
         "elements": tensor.elements,
         "source_bytes": tensor.source_bytes,
         "bytes": tensor.bytes,
@@ -296,6 +297,11 @@ def tensor_json(tensor: TensorEntry) -> dict[str, Any]:
         "snr_db": finite(tensor.snr),
         "gap_db": finite(tensor.gap),
     }
+
+
+def base_json(manifest: Manifest) -> dict[str, Any] | None:
+    """The model that a folder is an update of."""
+    return dataclasses.asdict(manifest.base) if manifest.base else None
 
 
 def carried_bytes(manifest: Manifest | None) -> int:

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from rbe_cli.cli import harmless, options, tables
-from rbe_cli.cli.console import load_kernels, open_source, progress_bar, stderr, stdout
+from rbe_cli.cli.console import load_kernels, open_base, open_source, progress_bar, stderr, stdout
 from rbe_cli.cli.tables import counted
 from rbe_cli.operations.figures import finite
 from rbe_cli.operations.settings import Settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.grouped
 def command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder `rbe compress` wrote.")],
+    since: options.BaseOptions,
     status: options.Status,
     against: Annotated[
         str | None,
@@ -44,17 +45,20 @@ def command(
       rbe verify mini.rbe
 
       rbe verify mini.rbe --against mini-gpt2
+
+      rbe verify update.rbe --base org/model --against ./finetuned
     """
     limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
     original = None
     if against is not None:
         original = open_source(against, None, status)
+    base = open_base(since, status)
     load_kernels(status, "decoding")
     from rbe_cli.operations.verify import verify
 
     with progress_bar(status) as bar:
-        done = verify(path, original, threads=settings.threads, max_decoded=limit, progress=bar)
+        done = verify(path, original, threads=settings.threads, max_decoded=limit, progress=bar, base=base)
     if form.as_json:
         tables.print_json(_document(path, against, done))
     elif not done.problems:

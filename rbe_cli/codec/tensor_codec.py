@@ -58,7 +58,7 @@ class Choice:
     codec : str
         In which the layer file holds it: `trellis`, or without a coded residual `sparse` or `lowrank`.
     name : str
-        Of the pipeline: one of `parameters.CHOICES` but `auto`, or FACTORS; after BASE, where there is one.
+        Of the pipeline: one of `parameters.CHOICES` but `auto`, or FACTORS; with BASE, where there is one.
     gain_db : float
         What it saves against `none`, as dB at the same size.
     runner_up : str
@@ -91,7 +91,7 @@ class Choice:
         return replace(
             self,
             analysis=self.analysis.of_tensor(plain),
-            name=BASE if self.name == "none" else f"{BASE}, {self.name}",
+            name=BASE if self.name == "none" else f"{self.name} on {BASE}",
             gain_db=self.gain_db + saved_db,
             runner_up_db=self.runner_up_db + saved_db if self.runner_up else 0.0,
             sample=self.sample and self.sample.of_tensor(plain),

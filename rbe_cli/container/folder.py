@@ -232,11 +232,11 @@ class Folder:
     def _base_of(self, record: TensorRecord) -> BaseTensor:
         """The base's tensor that one is stored against. Raises RBEError if that is not there, or another."""
         where = f"{self.path}: tensor {record.name!r}"
-        claimed = self.manifest.base.source if self.manifest.base else "another model"
+        claimed = self.manifest.base.source if self.manifest.base else "its base"
         if self.base is None:
-            raise RBEError(f"{where}: is stored as what changed since {claimed}; give that with --base")
+            raise RBEError(f"{where}: is stored as what changed since {claimed}; open it with that as its base")
         found = self.base.find(record.name)
-        other = RBEError(f"{where}: was made against another model than {self.base.name}; give {claimed} with --base")
+        other = RBEError(f"{where}: was made against another model than {self.base.name}; its base is {claimed}")
         if found is None or found.shape != record.shape:
             raise other
         if found.dtype not in dtypes.FLOATS if record.codec in LOSSY else found.dtype != record.dtype:

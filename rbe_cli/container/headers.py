@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rbe_cli.container.layer_file import LayerFile
 from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest
-from rbe_cli.errors import CorruptFile
+from rbe_cli.errors import CorruptFile, UsageError
 
 #: A folder may claim to decode to this much, or PLAUSIBLE times its own size, whichever is more.
 DEFAULT_LIMIT = 4 << 30
@@ -23,6 +23,14 @@ def check_claims(folder: Path, manifest: Manifest, limit: int | None = None) -> 
             f"{folder}: claims to decode to {claimed:,} bytes, more than the {allowed:,} allowed; "
             "if you trust it, allow that with --max-decoded-size"
         )
+
+
+def check_base(folder: Path, manifest: Manifest, base: object | None) -> None:
+    """Raise UsageError if a folder is an update and there is no base to decode it with, or the other way round."""
+    if manifest.base is not None and base is None:
+        raise UsageError(f"{folder}: is an update of {manifest.base.source}; give that with --base")
+    if manifest.base is None and base is not None:
+        raise UsageError(f"{folder}: is no update, it needs no --base")
 
 
 def check_layer(folder: Path, layer: LayerEntry) -> LayerFile:

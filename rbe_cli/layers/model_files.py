@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rbe_cli.checkpoint.base import open_base
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.headers import check_carried
+from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import NAME
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.plain_file import read_json
@@ -25,19 +26,30 @@ class ModelFiles:
     ----------
     name : str
         How the user called it.
+    base : str or None
+        What the user called the model that it may be an update of.
     """
 
     name: str
     folder: Folder | None = None
     checkpoint: Checkpoint | None = None
+    base: str | None = None
 
     @classmethod
-    def open(cls, source: str) -> ModelFiles:
-        """Open what `rbe compress` wrote, or anything it could read. Raises RBEError, CorruptFile."""
+    def open(cls, source: str, base: str | None = None) -> ModelFiles:
+        """Open what `rbe compress` wrote, or anything it could read; an update with its base.
+
+        Raises RBEError, CorruptFile, UsageError.
+        """
         path = Path(source)
-        if (path / NAME).is_file():
-            return cls(source, folder=Folder.open(path))
-        return cls(source, checkpoint=open_source(source))
+        if not (path / NAME).is_file():
+            return cls(source, checkpoint=open_source(source), base=base)
+        folder = Folder.open(path)
+        if folder.manifest.base is not None:
+            opened = open_base(base, open_source) if base is not None else None
+            check_base(path, folder.manifest, opened)
+            folder = Folder.open(path, base=opened)
+        return cls(source, folder=folder, base=base)
 
     def file(self, relative: str) -> Path | None:
         """A file beside the weights, such as `config.json`; None if there is none. Raises CorruptFile."""

@@ -23,7 +23,7 @@ class WeightMapper:
     """The `WeightSource` of a folder that `rbe compress` wrote.
 
     Matrices without a coded residual become a `LowRankMatrix` or a `SparseMatrix`, those with one a `TiledMatrix`; what
-    is stored exactly is decoded once and held as float32.
+    is stored exactly, or against a base, is decoded once and held as float32.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class WeightMapper:
             raise RBEError(f"{stored.where}: has {len(stored.record.shape)} dimensions where a matrix is needed")
         key = stored.record.name
         if key not in self._matrices:
-            if stored.record.codec == "lossless":
+            if stored.record.codec == "lossless" or stored.record.base:
                 self._matrices[key] = DenseMatrix(self.vector(name))
             else:
                 opened = open_matrix(stored, self.cache, self._executor)

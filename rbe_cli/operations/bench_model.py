@@ -77,6 +77,7 @@ class ModelBench:
 def bench_model(
     path: str,
     *,
+    base: str | None = None,
     reference: str | None = None,
     text: Path | None = None,
     engine: str = "numpy",
@@ -93,6 +94,8 @@ def bench_model(
     ----------
     path : str
         A folder `rbe compress` wrote, or a checkpoint to be compared with the reference as it is.
+    base : str or None
+        The model it is an update of, if it is one.
     reference : str or None
         The original; by default what the manifest names, if it ships with rbe or is an existing path.
     text : Path or None
@@ -117,7 +120,7 @@ def bench_model(
     progress = progress or Silent()
     if engine not in ENGINES:
         raise UsageError(f"--engine must be {' or '.join(ENGINES)}, not {engine!r}")
-    files = ModelFiles.open(path)
+    files = ModelFiles.open(path, base)
     reference = reference or default_reference(files)
     original = ModelFiles.open(reference)
     tokens = read_text(original if text is None and files.folder is None else files, text, limit)
@@ -168,7 +171,8 @@ def decoded_bytes(files: ModelFiles) -> int:
     if files.folder is None:
         return 0
     tensors = files.folder.manifest.tensors
-    return sum(4 * t.elements for t in tensors if t.method != "lossless" and not t.method.startswith(SAME_AS))
+    tiled = (t for t in tensors if t.method != "lossless" and not t.method.startswith(SAME_AS) and not t.base)
+    return sum(4 * t.elements for t in tiled)
 
 
 def _budgets(files: ModelFiles, engine: str, caches: Sequence[int]) -> list[int | None]:
@@ -182,7 +186,7 @@ def _variant(
 ) -> Variant:
     prompt = tokens[: max(1, min(_PROMPT, context // 2, tokens.size))]
     generated = max(1, min(_GENERATED, context - prompt.size))
-    memory = measure_memory(files.name, engine, budget or 0, threads, prompt, generated)
+    memory = measure_memory(files, engine, budget or 0, threads, prompt, generated)
     model = load_model(files, engine, cache_bytes=budget or 0, threads=threads)
     with math_threads(threads):
         return Variant(name, budget, measure_speed(model, prompt, generated), memory)

@@ -64,6 +64,7 @@ class Closeness:
 def compare_models(
     paths: Sequence[str],
     *,
+    base: str | None = None,
     reference: str | None = None,
     text: Path | None = None,
     engine: str = "numpy",
@@ -80,7 +81,7 @@ def compare_models(
     progress = progress or Silent()
     if engine not in ENGINES:
         raise UsageError(f"--engine must be {' or '.join(ENGINES)}, not {engine!r}")
-    opened = [ModelFiles.open(path) for path in paths]
+    opened = [ModelFiles.open(path, base) for path in paths]
     reference = reference or default_reference(opened[0])
     original = ModelFiles.open(reference)
     if original.checkpoint is None:

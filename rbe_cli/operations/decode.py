@@ -12,10 +12,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.headers import check_carried
+from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.files.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
@@ -56,21 +57,24 @@ def decode(
     threads: int = 1,
     max_decoded: int | None = None,
     progress: Progress | None = None,
+    base: AnyBase | None = None,
 ) -> Decoded:
     """Decode `folder` to `out`: a folder, or a single `.safetensors` file, or a stream, if the source was one.
 
-    Raises CorruptFile for anything damaged, RBEError if the output is there already.
+    `base` is the model it is an update of, if it is one. Raises CorruptFile for anything damaged, RBEError if the
+    output is there already or the base is another.
     """
     progress = progress or Silent()
     started = time.perf_counter()
     manifest = Manifest.read(folder)
+    check_base(folder, manifest, base)
     one_file = not isinstance(out, Path) or out.name.endswith(SUFFIX)
     if one_file and len(manifest.sources) != 1:
         raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
     if isinstance(out, Path):
         _check_output(folder, manifest, out, force)
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
-    opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance)
+    opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance, base=base)
     job = _Decoding(opened, progress)
     progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:

@@ -113,15 +113,20 @@ class Memory:
     peak: int
 
 
-def measure_memory(source: str, engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int) -> Memory:
-    """Load the model in a fresh process, read the prompt, write, and report."""
+def measure_memory(
+    files: ModelFiles, engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int
+) -> Memory:
+    """Open and load the model in a fresh process, read the prompt, write, and report."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        return process.submit(_memory, source, engine, cache_bytes, threads, prompt, generated).result()
+        opened = files.name, files.base
+        return process.submit(_memory, opened, engine, cache_bytes, threads, prompt, generated).result()
 
 
-def _memory(source: str, engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int) -> Memory:
-    files = ModelFiles.open(source)
+def _memory(
+    opened: tuple[str, str | None], engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int
+) -> Memory:
+    files = ModelFiles.open(*opened)
     warm_up(files, engine)
     before = _reset_peak()
     model = load_model(files, engine, cache_bytes=cache_bytes, threads=threads)

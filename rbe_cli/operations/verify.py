@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, check_bytes
-from rbe_cli.container.headers import check_carried, check_claims, check_layer
+from rbe_cli.container.headers import check_base, check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile
 from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError
@@ -88,18 +89,21 @@ def verify(
     threads: int = 1,
     max_decoded: int | None = None,
     progress: Progress | None = None,
+    base: AnyBase | None = None,
 ) -> Verified:
     """Check every byte of a folder and decode everything in it, without keeping or writing it.
 
     With `original`, the errors are measured and compared with what the manifest claims. Anything damaged and any claim
     that is not true is among the problems of what is returned; layer files that are damaged are not decoded.
 
-    Raises RBEError if there is no manifest, or `original` is another model.
+    `base` is the model it is an update of, if it is one.
+
+    Raises RBEError if there is no manifest, or `original` or `base` is another model.
     """
     started = time.perf_counter()
     done = Verified()
     with suppress(_Enough), _noted(done):
-        _verify(path, original, threads, max_decoded, progress or Silent(), done)
+        _verify(path, original, base, threads, max_decoded, progress or Silent(), done)
     done.seconds = time.perf_counter() - started
     return done
 
@@ -120,9 +124,16 @@ def _noted(done: Verified) -> Iterator[None]:
 
 
 def _verify(
-    path: Path, original: Checkpoint | None, threads: int, max_decoded: int | None, progress: Progress, done: Verified
+    path: Path,
+    original: Checkpoint | None,
+    base: AnyBase | None,
+    threads: int,
+    max_decoded: int | None,
+    progress: Progress,
+    done: Verified,
 ) -> None:
     manifest = Manifest.read(path)
+    check_base(path, manifest, base)
     done.tensors, done.size = manifest.tensors, manifest.stored_bytes
     done.unknown_files = _unknown_files(path, manifest)
     if done.unknown_files:
@@ -141,7 +152,8 @@ def _verify(
         with _noted(done):
             _check_carried(path, carried)
     originals = {} if original is None else _originals(original, path, manifest)
-    folder = Folder(path, replace(manifest, layers=tuple(layer for layer, _ in sound)), [file for _, file in sound])
+    found = replace(manifest, layers=tuple(layer for layer, _ in sound))
+    folder = Folder(path, found, [file for _, file in sound], base)
     progress.phase("decoding", sum(tensor.elements for tensor in folder.manifest.tensors))
     lossy = LossyTime()
     with worker_threads(threads) as pool:

@@ -286,10 +286,10 @@ def test_decoded_size_may_be_limited(rbe: Run, compressed: Path, tmp_path: Path)
 
 
 def test_manifest_of_a_newer_format_says_so(rbe: Run, compressed: Path) -> None:
-    edit_manifest(compressed, lambda manifest: manifest.update(format=2))
+    edit_manifest(compressed, lambda manifest: manifest.update(format=3))
     done = rbe("inspect", compressed)
     assert done.code == 4
-    assert "format 2" in done.complaint()
+    assert "format 3" in done.complaint()
 
 
 def test_a_disk_that_may_not_be_written(rbe: Run, tiny_source: Path) -> None:
