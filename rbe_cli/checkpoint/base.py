@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -65,17 +65,20 @@ class CompressedBase:
                 f"{folder.path}: is an update itself, of {manifest.base.source}; give what `rbe decode` makes of it"
             )
         self._folder = folder
-        self._forms = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.tensors}
+        self._names = set(folder.names())
         self.name = folder.path.resolve().name
         self._pieces = lru_cache(_TENSORS)(self._open)
         self._decoded = lru_cache(_PIECES)(self._decode)
 
     def find(self, name: str) -> BaseTensor | None:
         """The tensor of a name, if there is one."""
-        if name not in self._forms:
+        if name not in self._names:
             return None
-        dtype, shape = self._forms[name]
-        return BaseTensor(dtype, shape, _Decoded(self, name, dtypes.byte_length(dtype, shape)))
+        stored = self._folder.open_tensor(name)
+        record = stored.record
+        decoded = _Decoded(self, name, dtypes.byte_length(record.dtype, record.shape))
+        chunks = None if record.codec == "lossless" else partial(stored.file.chunks, record)
+        return BaseTensor(record.dtype, record.shape, decoded, chunks)
 
     def entry(self) -> BaseEntry:
         """What a manifest says of it."""
@@ -93,8 +96,8 @@ class CompressedBase:
 
     def _open(self, name: str) -> tuple[NDArray[np.int64], list[Piece]]:
         """Where the pieces of a tensor end, in its bytes, and they themselves."""
-        pieces = list(self._folder.open_tensor(name).pieces())
-        bits = dtypes.BITS[self._forms[name][0]]
+        stored = self._folder.open_tensor(name)
+        pieces, bits = list(stored.pieces()), dtypes.BITS[stored.record.dtype]
         return np.array([(n * bits + 7) // 8 for n in accumulate(piece.elements for piece in pieces)]), pieces
 
     def _decode(self, name: str, index: int) -> NDArray[np.uint8]:

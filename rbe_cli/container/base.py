@@ -1,12 +1,13 @@
 """The base of an update: the model of whose tensors only what changed is stored.
 
 A lossy tensor is the base's, in float32, plus what is coded; an exact one is the base's bytes, exclusive-or what is
-coded. Either way its record has the fingerprint of the base's bytes: with others it would decode to something else.
+coded. Either way its record has the fingerprint of the base's tensor: with another it would decode to something else.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,18 +31,31 @@ class BaseTensor:
     shape : tuple of int
     raw : Bytes
         As stored in a checkpoint, or as decoded.
+    chunks : callable or None
+        Gives those that it is decoded from, if it is lossily coded: their decoding differs in the last bits from one
+        machine to another.
     """
 
     dtype: str
     shape: tuple[int, ...]
     raw: Bytes
+    chunks: Callable[[], Iterable[bytes]] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether its bytes are the same on every machine."""
+        return self.chunks is None
 
     def fingerprint(self) -> str:
-        """The first digits of the SHA-256 of its bytes."""
+        """The first digits of the SHA-256 of its bytes, or of its chunks where the bytes are not exact."""
         digest = hashlib.sha256()
-        for at in range(0, self.raw.size, _PIECE):
-            digest.update(np.ascontiguousarray(self.raw[at : at + _PIECE]).data)
+        for part in self._bytes() if self.chunks is None else self.chunks():
+            digest.update(part)
         return digest.hexdigest()[:FINGERPRINT]
+
+    def _bytes(self) -> Iterator[memoryview]:
+        for at in range(0, self.raw.size, _PIECE):
+            yield np.ascontiguousarray(self.raw[at : at + _PIECE]).data
 
     def matrix(self, rows: int, columns: int) -> Matrix:
         """As float32[rows, columns]."""

@@ -239,7 +239,8 @@ class Folder:
         other = RBEError(f"{where}: was made against another model than {self.base.name}; its base is {claimed}")
         if found is None or found.shape != record.shape:
             raise other
-        if found.dtype not in dtypes.FLOATS if record.codec in LOSSY else found.dtype != record.dtype:
+        lossy, exact = found.dtype in dtypes.FLOATS, found.exact and found.dtype == record.dtype
+        if not (lossy if record.codec in LOSSY else exact):
             raise other
         if record.name not in self._fitting and found.fingerprint() != record.base:
             raise other

@@ -227,10 +227,11 @@ class Planner:
     def exact(self, plan: Plan) -> Bytes:
         """What is stored of a tensor that is kept exactly: its bytes, or what differs from its base's."""
         raw = self.raw(plan)
-        if plan.base is None or plan.base.dtype != plan.info.dtype or plan.goal.kind == "skip" or not raw.size:
+        base = plan.base
+        if not (base and base.exact and base.dtype == plan.info.dtype and raw.size and plan.goal.kind != "skip"):
             plan.changes = False
             return raw
-        changes = Changes(raw, plan.base.raw)
+        changes = Changes(raw, base.raw)
         if plan.changes is None:
             wanted = (lossless.expected_bytes(each, plan.info.dtype, EXACT_SAMPLE) for each in (changes, raw))
             plan.changes = next(wanted) + FINGERPRINTED < next(wanted)
