@@ -1,10 +1,10 @@
-"""A decoder of the rbe format, versions 1 and 2, written from docs/FORMAT.md alone; it does not import the package.
+"""A decoder of the rbe format, versions 1 to 3, written from docs/FORMAT.md alone; it does not import the package.
 
 Plain Python and numpy, slow, in the order of the page; numbers in parentheses are its sections.
 
     tensors = decode_folder(Path("model.rbe"))      # name -> DecodedTensor
 
-`python tests/reference_decoder.py FOLDER` prints the SHA-256 of every tensor.
+`python tests/reference_decoder.py FOLDER [BASE]` prints the SHA-256 of every tensor.
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ def check(good: bool, what: str) -> None:
 
 
 class DecodedTensor(NamedTuple):
-    """A tensor's bytes, as in a safetensors file, and for lossy codecs the float32 weights before rounding."""
+    """A tensor's bytes, as in a safetensors file, and for lossy codecs the float32 weights before rounding.
+
+    `marks` is what its fingerprint is of (6.1), where others are stored against it.
+    """
 
     dtype: str
     shape: list[int]
     codec: str
     data: bytes
     weights: Floats | None
+    marks: bytes
 
 
 # --- containers (1 to 5) ---
@@ -73,7 +77,7 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
     """A layer file's header entries and the chunks of each (2)."""
     check(len(data) >= 24 and data[:8] == b"\x93RBE\r\n\x1a\n", "not a layer file")
     version, zero, header_size, count, crc = struct.unpack_from("<HHIII", data, 8)
-    check(version in (1, 2) and zero == 0, "another version")
+    check(version in (1, 2, 3) and zero == 0, "another version")
     table_at = 24 + header_size
     at = table_at + 8 * count
     check(header_size <= 1 << 24 and at <= len(data), "cut short")
@@ -89,6 +93,9 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
     tensors = []
     for entry in header["tensors"]:
         keys = {"chunks", "codec", "dtype", "name", "shape"} | ({"as"} if entry["codec"] == "same" else set())
+        if "base" in entry:
+            check(version >= 3 and entry["codec"] != "same" and is_fingerprint(entry["base"]), "base")
+            keys |= {"base"}
         check(set(entry) == keys and entry["dtype"] in BITS, "form of an entry")
         check(entry["codec"] in (*LOSSY, "lossless", "same"), "codec")
         check(len(entry["shape"]) <= 32 and all(0 <= n < 1 << 63 for n in entry["shape"]), "shape")
@@ -101,18 +108,37 @@ def read_layer(data: bytes) -> list[tuple[Entry, list[bytes]]]:
     return tensors
 
 
+def is_fingerprint(text: Any) -> bool:
+    """16 hexadecimal digits (6.1)."""
+    return isinstance(text, str) and len(text) == 16 and set(text) <= set("0123456789abcdef")
+
+
 def is_plain(path: str) -> bool:
     """The paths of section 4."""
     good = all(0 < len(part) <= 255 and not part.startswith(".") and part == part.strip() for part in path.split("/"))
     return good and len(path) <= 1024 and path.isprintable() and not set(path) & set("\\:")
 
 
-def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
-    """Every tensor of a folder, all of it checked (1, 4)."""
+def read_base(path: Path) -> dict[str, DecodedTensor]:
+    """The tensors of a base, a folder of the format or a safetensors file (6.1)."""
+    if path.is_dir():
+        return decode_folder(path)
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    tensors = {}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name != "__metadata__":
+            start, end = (8 + length + at for at in entry["data_offsets"])
+            tensors[name] = DecodedTensor(entry["dtype"], entry["shape"], "", data[start:end], None, data[start:end])
+    return tensors
+
+
+def decode_folder(folder: Path, base: Path | None = None) -> dict[str, DecodedTensor]:
+    """Every tensor of a folder, all of it checked (1, 4); of an update, with what it is one of."""
     text = (folder / "rbe.json").read_bytes()
     check(text.endswith(b"\n"), "manifest")
     manifest = canonical_json(text[:-1])
-    check(manifest["format"] == 1, "another format")
+    check(manifest["format"] in (1, 2) and ("base" in manifest) == (manifest["format"] == 2), "another format")
     files = [layer["file"] for layer in manifest["layers"]]
     paths = [file["path"] for file in manifest["sources"] + manifest["carried"]]
     check(len(set(files)) == len(files) and len(set(paths)) == len(paths), "names something twice")
@@ -126,10 +152,12 @@ def decode_folder(folder: Path) -> dict[str, DecodedTensor]:
         for (entry, chunks), claim in zip(tensors, layer["tensors"], strict=True):
             method = f"same as {entry['as']}" if entry["codec"] == "same" else entry["codec"]
             check(all(entry[key] == claim[key] for key in ("name", "dtype", "shape")), "tensor")
+            check(entry.get("base") == claim.get("base") and ("base" not in entry or "base" in manifest), "base")
             check(method == claim["method"] and 0 <= claim["source"] < len(manifest["sources"]), "method or source")
             check(entry["name"] not in stored, "tensor that stands twice")
             stored[entry["name"]] = entry, chunks
-    return {name: decode_tensor(name, stored) for name in stored}
+    bases = {} if base is None else read_base(base)
+    return {name: decode_tensor(name, stored, bases) for name in stored}
 
 
 def read_checked(folder: Path, name: str, claim: Entry) -> bytes:
@@ -141,22 +169,44 @@ def read_checked(folder: Path, name: str, claim: Entry) -> bytes:
     return data
 
 
-def decode_tensor(name: str, stored: dict[str, tuple[Entry, list[bytes]]]) -> DecodedTensor:
+def decode_tensor(
+    name: str, stored: dict[str, tuple[Entry, list[bytes]]], bases: dict[str, DecodedTensor]
+) -> DecodedTensor:
     entry, chunks = stored[name]
     if entry["codec"] == "same":
         check(entry["as"] in stored, "same as nothing")
         other, chunks = stored[entry["as"]]
         check(other["codec"] != "same" and all(other[key] == entry[key] for key in ("dtype", "shape")), "same")
         entry = other
+    base = None
+    if "base" in entry:
+        check(entry["name"] in bases, "base is not there")
+        base = bases[entry["name"]]
+        check(base.shape == entry["shape"], "base of another shape")
+        check(hashlib.sha256(base.marks).hexdigest()[:16] == entry["base"], "another base")
     dtype, shape, codec = entry["dtype"], entry["shape"], entry["codec"]
     elements = math.prod(shape)
     if codec == "lossless":
         size = (elements * BITS[dtype] + 7) >> 3
-        return DecodedTensor(dtype, shape, codec, decode_lossless(chunks, dtype, size), None)
+        data = decode_lossless(chunks, dtype, size)
+        if base is not None:
+            check(base.dtype == dtype and base.marks == base.data, "base of another type, or not exact")
+            data = bytes(a ^ b for a, b in zip(data, base.data, strict=True))
+        return DecodedTensor(dtype, shape, codec, data, None, data)
     check(dtype in FLOATS and elements > 0 and bool(chunks), "lossy codec")
     decoders = {"trellis": decode_trellis, "sparse": decode_sparse, "lowrank": decode_low_rank_tensor}
     weights = decoders[codec](chunks, elements)
-    return DecodedTensor(dtype, shape, codec, to_type(weights, dtype), weights)
+    if base is not None:
+        check(base.dtype in FLOATS, "base of another type")
+        weights = weights + from_type(base.data, base.dtype).reshape(weights.shape)
+    return DecodedTensor(dtype, shape, codec, to_type(weights, dtype), weights, b"".join(chunks))
+
+
+def from_type(data: bytes, dtype: str) -> Floats:
+    """A tensor's type to float32 (5)."""
+    if dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32)
 
 
 def to_type(weights: Floats, dtype: str) -> bytes:
@@ -675,5 +725,5 @@ def decode_block(coder: RangeDecoder, step: np.float32, y: Floats, smooth: Float
 
 
 if __name__ == "__main__":
-    for tensor_name, decoded in decode_folder(Path(sys.argv[1])).items():
+    for tensor_name, decoded in decode_folder(*map(Path, sys.argv[1:])).items():
         print(hashlib.sha256(decoded.data).hexdigest(), tensor_name)

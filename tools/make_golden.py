@@ -26,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import __version__, dtypes, elements
+from rbe_cli.checkpoint.base import AnyBase, open_base
 from rbe_cli.checkpoint.reader import open_checkpoint
+from rbe_cli.checkpoint.source import open_source
 from rbe_cli.checkpoint.writer import layout, write_safetensors
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.choice.wish import Wish
@@ -46,7 +48,7 @@ from rbe_cli.operations.compress import compress
 from rbe_cli.operations.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
-ENCODER = GOLDEN / "encoder.json"
+ENCODER, BASE = GOLDEN / "encoder.json", GOLDEN / "base.safetensors"
 #: Of a tensor whose decoding is exact only to a tolerance, about so many values are kept.
 KEPT_VALUES = 2000
 Floats = NDArray[np.float64]
@@ -254,7 +256,57 @@ CASES_2: dict[str, tuple[Callable[[], Tensors], dict[str, Any]]] = {
     "feedback": (lambda: one(scaled(75, 40, 134), dtype="BF16"), _plain(bits=5, inputs=(1, True))),
     "feedback-rows": (lambda: one(scaled(40, 75, 135)), _plain(bits=5, inputs=(0, True))),
 }
-VERSIONS = {"v1": CASES, "v2": CASES_2}
+
+
+def base() -> Tensors:
+    """What the updates below are made against."""
+    return {
+        "layer.weight": floats(scaled(52, 40, 150)),
+        "layer.half": floats(scaled(36, 32, 151)),
+        "layer.frozen": floats(scaled(34, 36, 152), "BF16"),
+        "layer.bias": floats(scaled(1, 40, 153), "F32", (40,)),
+        "layer.count": raw("I32", (30,), 154, mask=0x0F),
+        "layer.other": floats(scaled(30, 36, 155)),
+    }
+
+
+def update() -> Tensors:
+    """Most of the base, a little changed: in another type, not at all, exactly, and one of another shape."""
+    old = base()
+    weight, half, bias = (
+        np.frombuffer(old[name][2], "<f4").reshape(old[name][1])
+        for name in ("layer.weight", "layer.half", "layer.bias")
+    )
+    count = np.frombuffer(old["layer.count"][2], "<i4") + (np.arange(30) % 7 == 0)
+    return {
+        "layer.weight": floats(weight + scaled(52, 40, 160) / 16),
+        "layer.half": floats(half + scaled(36, 32, 161) / 16, "F16"),
+        "layer.frozen": old["layer.frozen"],
+        "layer.bias": floats(np.asarray(bias + scaled(1, 40, 162)[0] / 4096, np.float64), "F32", (40,)),
+        "layer.count": ("I32", (30,), count.astype("<i4").tobytes()),
+        "layer.other": floats(scaled(30, 37, 165)),
+    }
+
+
+def merged() -> Tensors:
+    """The base and a product of two factors, as a merged LoRA is."""
+    weight = np.frombuffer(base()["layer.weight"][2], "<f4").reshape(52, 40)
+    return one(weight + low_rank(52, 40, 2, 166) / 32)
+
+
+def retrained() -> Tensors:
+    """What the golden folder `v1/balanced` is of, a little changed."""
+    return one(scaled(48, 40, 90) + scaled(48, 40, 167) / 16)
+
+
+#: Since version 3, against BASE or a golden folder.
+CASES_3: dict[str, tuple[Callable[[], Tensors], dict[str, Any]]] = {
+    "update": (update, _plain(nrmse=0.02)),
+    "update-lowrank": (merged, {"nrmse": 0.01, "transform": "lowrank"}),
+    "update-lowrank-only": (merged, {"nrmse": 0.05, "transform": "lowrank", "structure_only": True}),
+    "update-of-folder": (retrained, _plain(nrmse=0.02, base="v1/balanced")),
+}
+VERSIONS = {"v1": CASES, "v2": CASES_2, "v3": CASES_3}
 DETERMINISTIC = tuple(
     f"{version}/{name}"
     for version, cases in VERSIONS.items()
@@ -283,6 +335,20 @@ def write_source(tensors: Tensors, folder: Path) -> None:
         (folder / "1_Pooling" / "config.json").write_text("{}\n")
 
 
+def path_of_base(version: str, name: str) -> Path | None:
+    """What a case is an update of."""
+    if version != "v3":
+        return None
+    folder = CASES_3[name][1].get("base")
+    return GOLDEN / folder if folder else BASE
+
+
+def base_of(version: str, name: str) -> AnyBase | None:
+    """The same, open."""
+    path = path_of_base(version, name)
+    return open_base(str(path), open_source) if path else None
+
+
 def write_importance(path: Path, shape: tuple[int, ...], axis: int, moments: bool) -> None:
     """What a calibration might have found of the inputs of `layer.weight`."""
     n = shape[axis]
@@ -304,7 +370,9 @@ def make_case(version: str, name: str, out: Path, jobs: int = 1) -> None:
         if "inputs" in wishes:
             wishes["importance"] = Path(scratch) / "importance.safetensors"
             write_importance(wishes["importance"], tensors["layer.weight"][1], *wishes.pop("inputs"))
-        compress(open_checkpoint(source), out, Settings(**{"jobs": jobs} | wishes))
+        wishes.pop("base", None)
+        settings = Settings(**{"jobs": jobs} | wishes)
+        compress(open_checkpoint(source), out, settings, base=base_of(version, name))
 
 
 # What the format allows and the encoder does not make: put together from what it does make.
@@ -405,9 +473,9 @@ def write_forged(tensors: list[EncodedTensor], out: Path) -> None:
 _NOTE = np.array([1, 2], np.uint8)
 
 
-def expected(folder: Path, name: str, values: Path) -> dict[str, Any]:
+def expected(folder: Path, name: str, values: Path, base: AnyBase | None) -> dict[str, Any]:
     """What the tensors of a golden folder decode to: SHA-256 where that is exact, values where it is not."""
-    opened = Folder.open(folder, whole=True)
+    opened = Folder.open(folder, whole=True, base=base)
     found: dict[str, Any] = {}
     for tensor in opened.names():
         stored = opened.open_tensor(tensor)
@@ -427,6 +495,13 @@ def expected(folder: Path, name: str, values: Path) -> dict[str, Any]:
     return found
 
 
+def write_base() -> None:
+    """The checkpoint BASE."""
+    tensors = base()
+    order = layout((name, dtype, shape) for name, (dtype, shape, _) in tensors.items())
+    write_safetensors(BASE, order, ([np.frombuffer(tensors[name][2], np.uint8)] for name, _, _ in order), None)
+
+
 def make_all(version: str) -> None:
     """All of a version, into a folder that must not be there."""
     out, made_by_hand = GOLDEN / version, forged() if version == "v1" else {}
@@ -434,6 +509,8 @@ def make_all(version: str) -> None:
         sys.exit(
             f"{out}: already there. Golden files are kept, never made anew; a new format version gets a new folder."
         )
+    if version == "v3" and not BASE.exists():
+        write_base()
     partial = out.with_name(out.name + ".partial")
     (partial / "values").mkdir(parents=True)
     for name in VERSIONS[version]:
@@ -441,7 +518,7 @@ def make_all(version: str) -> None:
     for name, tensors in made_by_hand.items():
         write_forged(tensors, partial / name)
     names = [*VERSIONS[version], *made_by_hand]
-    answers = {name: expected(partial / name, name, partial / "values") for name in names}
+    answers = {name: expected(partial / name, name, partial / "values", base_of(version, name)) for name in names}
     (partial / "expected.json").write_text(json.dumps(answers, indent=1, sort_keys=True) + "\n")
     partial.rename(out)
 

@@ -16,7 +16,7 @@ from tools import make_golden
 
 @pytest.mark.parametrize("case", sorted(EXPECTED))
 def test_package_decodes_golden_folder(case: str) -> None:
-    folder = Folder.open(GOLDEN / case, whole=True)
+    folder = Folder.open(GOLDEN / case, whole=True, base=make_golden.base_of(*case.split("/")))
     assert set(folder.names()) == set(EXPECTED[case])
     for name, expected in EXPECTED[case].items():
         stored = folder.open_tensor(name)

@@ -11,12 +11,14 @@ from rbe_cli.container.folder import Folder
 from tests import reference_decoder
 from tests.format.golden import EXPECTED, GOLDEN, assert_expected, assert_near
 from tests.reference_decoder import Refused, decode_folder
+from tools import make_golden
 
 
 @pytest.mark.parametrize("case", sorted(EXPECTED))
 def test_reference_decoder_agrees(case: str) -> None:
-    folder = Folder.open(GOLDEN / case)
-    decoded = decode_folder(GOLDEN / case)
+    version, name = case.split("/")
+    folder = Folder.open(GOLDEN / case, base=make_golden.base_of(version, name))
+    decoded = decode_folder(GOLDEN / case, make_golden.path_of_base(version, name))
     assert set(decoded) == set(EXPECTED[case])
     for name, tensor in decoded.items():
         expected = EXPECTED[case][name]
