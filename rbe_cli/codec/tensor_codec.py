@@ -42,6 +42,8 @@ from rbe_cli.errors import Damage
 _WORTH = 0.01
 #: A difference, in dB, that is too small to be told without coding what the pipelines store.
 _CLOSE = 0.2
+#: What is as large as it should be, relative.
+_ABOUT = 1.001
 #: Gap to the Shannon bound, in dB, by the states of the trellis (docs/codec.md).
 _GAPS = {4: 0.58, 8: 0.49, 16: 0.43, 32: 0.36, 64: 0.32, 128: 0.28, 256: 0.25}
 #: The name of the choice of low rank without a coded residual, and of a base.
@@ -178,18 +180,26 @@ def _against(
 def for_size(choose: Callable[[Wish], Choice | None], wish: Wish, size: float) -> Choice | None:
     """What is chosen for a tensor that is to take so many bytes: again where these make for other steps than thought.
 
-    Structure saves bytes that go into finer steps, at which more structure may be worth its bytes.
+    Structure saves bytes that go into finer steps, at which more structure may be worth its bytes; or be more than the
+    size. Of all that was looked at, it is what has the least error.
     """
-    choice = choose(wish)
-    for _ in range(LOOKS - 1):
-        if choice is None or not isinstance(choice.analysis, Analysis):
-            break
-        step = choice.analysis.relative_step(multiplier_for_size([choice.analysis], size) * choice.analysis.unit)
-        if 1 / OTHERWISE < wish.step / step < OTHERWISE:
-            break
-        wish = wish.at_step(step)
+    best, least = None, math.inf
+    for _ in range(LOOKS):
         choice = choose(wish)
-    return choice
+        if choice is None:
+            break
+        analysis = choice.analysis
+        step = multiplier_for_size([analysis], size) * analysis.unit
+        error = analysis.expected_error(step) if analysis.expected_bytes(step) <= size * _ABOUT else math.inf
+        if best is None or error < least:
+            best, least = choice, error
+        if not isinstance(analysis, Analysis):
+            break
+        relative = analysis.relative_step(step)
+        if 1 / OTHERWISE < wish.step / relative < OTHERWISE:
+            break
+        wish = wish.at_step(relative)
+    return best
 
 
 def coded_with(choice: Choice, states: int) -> Choice:
