@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from rbe_cli.codec.source import Domain
 
 if TYPE_CHECKING:
@@ -159,16 +161,18 @@ def expected_size(analyses: Sequence[Expected], multiplier: float) -> float:
     return sum(analysis.expected_bytes(multiplier * analysis.unit) for analysis in analyses)
 
 
-def multiplier_for_size(analyses: Sequence[Expected], size: float, scale: float = 1.0) -> float:
-    """The multiplier with which the forecast size, times `scale`, is `size` bytes.
+def multiplier_for_size(
+    analyses: Sequence[Expected], size: float, scale: Callable[[float], float] = lambda _: 1.0
+) -> float:
+    """The multiplier with which the forecast size, times `scale` of it, is `size` bytes.
 
-    `scale` is what an earlier pass measured over what was forecast for it.
+    `scale` is what was measured over what was forecast.
     """
     bits = 8 / max(sum(a.matrix.rows * a.matrix.columns for a in analyses), 1)
 
     def excess(m: float) -> float:
         """In bits per weight."""
-        return bits * (scale * expected_size(analyses, m) - size)
+        return bits * (scale(m) * expected_size(analyses, m) - size)
 
     return math.exp2(_crossing(excess, _FINEST, _COARSEST, _FIRST))
 
@@ -339,6 +343,8 @@ class SizeSearch:
         self._budget = budget
         self._tolerance = tolerance
         self._over, self._under = 0.0, math.inf
+        self._scales: dict[float, float] = {}
+        self._was_over: list[bool] = []
         self.best: tuple[int, float] | None = None
         self._last = 0, 0, 0.0
         self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
@@ -363,6 +369,7 @@ class SizeSearch:
         """
         tried = self.multiplier
         self._last = size, shares, tried
+        self._was_over.append(size > self._budget)
         if size > self._budget:
             self._over = max(self._over, tried)
         else:
@@ -372,17 +379,25 @@ class SizeSearch:
         room = self._budget * (1 - self._tolerance / 4) - (size - shares)
         if not shares or room <= 0:
             return False
-        scale = shares / expected_size(self._analyses, tried)
-        following = multiplier_for_size(self._analyses, room, scale)
-        if not self._over < following < self._under:
-            # The size is no smooth function where few weights are sent at all: close in from both sides.
-            if not self._over or math.isinf(self._under):
-                following = tried * (1.1 if size > self._budget else 1 / 1.1)
-            else:
-                following = math.sqrt(self._over * self._under)
+        self._scales[tried] = shares / expected_size(self._analyses, tried)
+        following = multiplier_for_size(self._analyses, room, self._scale)
+        between = self._over > 0 and math.isfinite(self._under)
+        # The size is no smooth function where few weights are sent at all: close in from both sides.
+        if not between and not self._over < following < self._under:
+            following = tried * (1.1 if size > self._budget else 1 / 1.1)
+        if between and (not self._over < following < self._under or self._was_over[-1] in self._was_over[-2:-1]):
+            following = math.sqrt(self._over * self._under)
         self.multiplier = following
-        if not self._over or math.isinf(self._under):
+        if not between:
             return True
         # At most a bit per octave and weight: if what lies between makes no difference, the size jumps there.
         weights = sum(analysis.matrix.rows * analysis.matrix.columns for analysis in self._analyses)
         return math.log2(self._under / self._over) * weights / 8 > self._budget * self._tolerance / 4
+
+    def _scale(self, multiplier: float) -> float:
+        """What was measured over what was forecast: the last, or between those on both sides of the budget."""
+        if not self._over or math.isinf(self._under):
+            return self._scales[self._last[2]]
+        sides = self._over, self._under
+        scales = [math.log2(self._scales[side]) for side in sides]
+        return math.exp2(float(np.interp(math.log2(multiplier), np.log2(sides), scales)))
