@@ -35,6 +35,6 @@ def draw(path: Path, outcome: Outcome) -> None:
         axes.legend()
     axes.set_xlabel("bits per weight, every byte counted")
     axes.set_ylabel("SNR of the decoded weights, dB")
-    axes.set_title(label_text(outcome.source) + (" (a sample)" if outcome.sample else ""))
+    axes.set_title(label_text(outcome.title) + (" (a sample)" if outcome.sample else ""))
     axes.grid(alpha=0.3)
     save(figure, path)

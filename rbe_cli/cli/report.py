@@ -62,7 +62,7 @@ def write_report(path: Path, outcome: Outcome) -> None:
 
 def page(outcome: Outcome) -> str:
     """The whole page."""
-    source = harmless.page(outcome.source)
+    source = harmless.page(outcome.title)
     parts = [f"<h1>Sweep of {source}</h1>", f'<p class="soft">{_subject(outcome)}</p>']
     if outcome.sample:
         parts.append(f'<p class="sample">This is {harmless.page(outcome.sample_text)}.</p>')

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli import budgets, options, sweep_tables, tables
-from rbe_cli.cli.console import load_kernels, open_source, progress_bar
+from rbe_cli.cli.console import load_kernels, open_base, open_source, progress_bar
 from rbe_cli.cli.figure import check_plot
 from rbe_cli.errors import Interrupted, OverBudget, RBEError, UsageError
 from rbe_cli.files.atomic import check_file
@@ -28,6 +28,7 @@ def _axis(flag: str, what: str) -> Any:
 @options.grouped
 def command(
     budget: budgets.BudgetOptions,
+    since: options.BaseOptions,
     status: options.Status,
     source: options.SourceOrMini = "mini-gpt2",
     bits: Annotated[str | None, _axis("--bits", "Bits per weight.  \\[default: 2,3,4,5,6; 4 with other lists]")] = None,
@@ -95,6 +96,8 @@ def command(
       rbe sweep mini-gpt2 --bits 2,3,4 --efforts 0,5,9 --report sweep.html
 
       rbe sweep ./model --ratios 4,8,16 --sample 0.1 --results sweep.jsonl
+
+      rbe sweep ./finetuned --base org/model --bits 0.1,0.25,0.5,1
     """
     bounds = budget.bounds()
     _check_choices(objective, sort)
@@ -119,6 +122,7 @@ def command(
     grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
     settings = grid.settings()
     checkpoint = open_source(source, revision, status)
+    base = open_base(since, status)
     for file in filter(None, (csv_file, plot, report, results)):
         checkpoint.check_output(file)
     load_kernels(status)
@@ -143,12 +147,12 @@ def command(
                 bar.advance(1)
 
         try:
-            points = sweep.sweep(checkpoint, settings, results, done)
+            points = sweep.sweep(checkpoint, settings, results, done, base)
         except KeyboardInterrupt:
             if results is None:
                 raise
             raise Interrupted(f"interrupted; finished points are in {results}, and the same command goes on") from None
-    outcome = sweep_tables.judge_points(checkpoint.name, points, part, bounds, objective, sort)
+    outcome = sweep_tables.judge_points(checkpoint.name, base.name if base else None, points, part, bounds, objective, sort)
     _write(outcome, csv_file, plot, report)
     if form.as_json:
         tables.print_json(sweep_tables.document(outcome))

@@ -28,6 +28,8 @@ class Outcome:
 
     Attributes
     ----------
+    base : str or None
+        What the points are updates of.
     order : list of int
         The points as sorted.
     front, allowed : set of int
@@ -38,6 +40,7 @@ class Outcome:
     """
 
     source: str
+    base: str | None
     points: Sequence[Point]
     sample: Sample | None
     order: list[int]
@@ -47,6 +50,11 @@ class Outcome:
     best: int | None
     objective: str
     varied: list[str]
+
+    @property
+    def title(self) -> str:
+        """What was swept."""
+        return self.source + (f" since {self.base}" if self.base else "")
 
     @property
     def nearest(self) -> int | None:
@@ -69,7 +77,13 @@ class Outcome:
 
 
 def judge_points(
-    source: str, points: Sequence[Point], part: Sample | None, bounds: GroupedBounds, objective: str, sort: str
+    source: str,
+    base: str | None,
+    points: Sequence[Point],
+    part: Sample | None,
+    bounds: GroupedBounds,
+    objective: str,
+    sort: str,
 ) -> Outcome:
     """Sort the points, hold them against the budget, and choose the best."""
     from rbe_cli.operations import sweep
@@ -80,7 +94,7 @@ def judge_points(
     names = list(dict.fromkeys(name for point in points for name in point.settings))
     varied = [name for name in names if len({str(point.settings.get(name)) for point in points}) > 1]
     return Outcome(
-        source, points, part, sweep.order(points, sort), sweep.pareto_front(points), allowed, judged,
+        source, base, points, part, sweep.order(points, sort), sweep.pareto_front(points), allowed, judged,
         sweep.best(points, sorted(allowed), objective), objective, varied,
     )  # fmt: skip
 
@@ -226,6 +240,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
     return {
         "command": "sweep",
         "source": outcome.source,
+        "base": outcome.base,
         "objective": outcome.objective,
         "sample": outcome.sample and outcome.sample.__dict__ | {"share": outcome.sample.share},
         "points": [_document_row(outcome, i) for i in outcome.order],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli import __version__, metrics
+from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
 from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.manifest import TensorEntry
@@ -186,20 +187,23 @@ def sweep(
     settings: Sequence[Settings],
     results: Path | None = None,
     done: Callable[[Point, bool], None] | None = None,
+    base: AnyBase | None = None,
 ) -> list[Point]:
     """Try every one of `settings`; each compression goes to a temporary folder, all of whose bytes are measured.
+
+    With a `base`, each is an update of it.
 
     `results` is a file of records of finished points: those in it are not tried again, new ones are added as they come.
     `done` is told each point, and whether it came from there.
     """
-    source = [shard.sha256() for shard in checkpoint.shards]
+    source = [shard.sha256() for shard in checkpoint.shards] + ([base.entry().sha256] if base else [])
     known = {} if results is None else _read(results)
     points = []
     for one in settings:
         key = _key(one, source, checkpoint)
         point, old = known.get(key), key in known
         if point is None:
-            point = _measure(checkpoint, one)
+            point = _measure(checkpoint, one, base)
             if results is not None:
                 records.add(results, {"key": key, "point": asdict(point)})
         points.append(point)
@@ -208,16 +212,16 @@ def sweep(
     return points
 
 
-def _measure(checkpoint: Checkpoint, settings: Settings) -> Point:
+def _measure(checkpoint: Checkpoint, settings: Settings, base: AnyBase | None) -> Point:
     with tempfile.TemporaryDirectory(prefix="rbe-sweep-") as scratch:
         out = Path(scratch) / "point.rbe"
         try:
-            written = compress(checkpoint, out, settings)
+            written = compress(checkpoint, out, settings, base=base)
         except UsageError:
             raise
         except RBEError as error:
             return Point(settings.recorded(), problem=str(error).removeprefix(f"{checkpoint.name}: "))
-        checked = verify(out, threads=settings.threads)
+        checked = verify(out, threads=settings.threads, base=base)
         checked.require_sound()
         return Point(
             settings.recorded(), tuple(written.manifest.tensors), checked.size, written.seconds,
