@@ -90,6 +90,23 @@ def write_sharded_model(folder: Path) -> Path:
     return folder
 
 
+def write_sentence_model(folder: Path, main: str = "") -> Path:
+    """As sentence-transformers writes a model: the tiny one at the top, or in a sub-folder, and two dense layers."""
+    write_tiny_model(folder / main)
+    modules = [(main, "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Dense", "Dense")]
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    for i, (path, name) in enumerate((("2_Dense", "linear"), ("3_Dense", "head"))):
+        (folder / path).mkdir()
+        (folder / path / "config.json").write_text('{"in_features": 96, "out_features": 64}')
+        tensors = {f"{name}.weight": scaled_normal((64, 96), i), f"{name}.bias": np.zeros(64, np.float32)}
+        save_file(tensors, folder / path / "model.safetensors")
+    return folder
+
+
 def safetensors_bytes(header: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
     """A safetensors file with any header at all."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from rbe_cli import dtypes, models
-from rbe_cli.checkpoint.reader import INDEX_SUFFIX, MAX_INDEX, SUFFIX, Checkpoint, open_checkpoint
+from rbe_cli.checkpoint.reader import (
+    INDEX_SUFFIX,
+    SUFFIX,
+    Checkpoint,
+    WeightFiles,
+    folder_weights,
+    open_checkpoint,
+    weight_files,
+)
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.errors import CorruptFile, RBEError, first_line
-from rbe_cli.files.plain_file import read_json
 
 #: The small files that are fetched beside the weights.
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
 #: Other frameworks' copies of the same weights.
 _IGNORED = ["onnx/*", "openvino/*", "coreml/*", "flax/*", "*.msgpack", "original/*"]
-_INDEX, _WHOLE = f"model{INDEX_SUFFIX}", f"model{SUFFIX}"
-_SHARD = re.compile(rf"model-.*{re.escape(SUFFIX)}")
 _NONE = f"has no {SUFFIX} files at its top; rbe reads nothing else, so convert its weights first"
 #: Which HTTP library is below, and so what it raises, depends on the version of huggingface_hub.
 _TRANSPORTS = ("http", "requests", "urllib3")
@@ -70,95 +77,95 @@ def open_repository(
 
     `progress` is whether huggingface_hub may draw its bars on stderr; with `cached_only` the hub is asked for nothing.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub import errors, snapshot_download
 
     with _explained(repo_id, revision):
-        if not (progress or are_progress_bars_disabled()):
-            disable_progress_bars()
-        weights, left_out = ([], []) if cached_only else _reachable_weights(repo_id, revision)
-        fetch = bool(weights)
-        if fetch:
-            wanted = _SMALL + weights
-        else:
-            weights = wanted = _cached_weights(repo_id, revision) or [f"*{SUFFIX}"]
-        folder = snapshot_download(
-            repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED, local_files_only=not fetch
-        )
-    checkpoint = _open_snapshot(repo_id, revision, Path(folder), weights)
-    checkpoint.left_out = left_out
-    return checkpoint
+        if not progress:
+            _draw_no_bars()
+        listed = None if cached_only else _reachable(repo_id, revision)
+        if listed:
+            weights, every = listed
+            wanted = _SMALL + [escape(path) for path in weights.paths]
+            folder = snapshot_download(repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=_IGNORED)
+            return _open_snapshot(repo_id, revision, Path(folder), weights, every)
+        cached = _cached(repo_id, revision)
+        if cached is None:
+            raise errors.LocalEntryNotFoundError(repo_id)
+        return _open_snapshot(repo_id, revision, *cached, cached[1].paths)
 
 
-def _open_snapshot(repo_id: str, revision: str | None, folder: Path, weights: Sequence[str]) -> Checkpoint:
-    """Open the part of a folder of the cache that is fetched; other programs may have put more there."""
+def _draw_no_bars() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars  # type: ignore[attr-defined]
+
+    if not are_progress_bars_disabled():
+        disable_progress_bars()
+
+
+def _open_snapshot(
+    repo_id: str, revision: str | None, folder: Path, weights: WeightFiles, every: list[str]
+) -> Checkpoint:
+    """Open the part of a folder of the cache that is fetched; other programs may have put more there.
+
+    Of `every`, paths of safetensors files, those are left out that are not taken.
+    """
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    if not any(folder.glob(f"*{SUFFIX}")):
-        raise RBEError(f"{repo_id}: {_NONE}")
-    checkpoint = open_checkpoint(folder, [name for name in weights if "*" not in name])
+    checkpoint = open_checkpoint(folder, weights)
     beside = [relative for _, relative in checkpoint.carried]
     kept = set(filter_repo_objects(beside, allow_patterns=_SMALL, ignore_patterns=_IGNORED))
     checkpoint.carried = [(path, relative) for path, relative in checkpoint.carried if relative in kept]
+    taken = {shard.relative for shard in checkpoint.shards}
+    checkpoint.left_out = [path for path in every if path not in taken]
     checkpoint.name = repo_id
     checkpoint.revision = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
     return checkpoint
 
 
-def _reachable_weights(repo_id: str, revision: str | None) -> tuple[list[str], list[str]]:
-    """Which files hold the weights, and which others are left out; empty where the hub may not or cannot be asked."""
+def _reachable(repo_id: str, revision: str | None) -> tuple[WeightFiles, list[str]] | None:
+    """The weights of a repository, and all safetensors files in it; None where the hub may not or cannot be asked."""
     from huggingface_hub import errors
 
     try:
-        return ([], []) if is_offline() else _listed_weights(repo_id, revision)
+        return None if is_offline() else _listed(repo_id, revision)
     except Exception as error:
         if isinstance(error, RBEError | errors.HfHubHTTPError) or not _unreachable(error):
             raise
-        return [], []
+        return None
 
 
-def _listed_weights(repo_id: str, revision: str | None) -> tuple[list[str], list[str]]:
-    """The shards, if there is an index of them, else `model.safetensors`, else all there are at the top.
-
-    And the others: a variant, or the weights of a module in a sub-folder.
-    """
-    from huggingface_hub import HfApi
+def _listed(repo_id: str, revision: str | None) -> tuple[WeightFiles, list[str]]:
+    """The same of the hub, which is asked."""
+    from huggingface_hub import HfApi, hf_hub_download
 
     siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
     files = [sibling.rfilename for sibling in siblings]
-    every = [name for name in files if name.endswith(SUFFIX)]
-    top = [name for name in every if "/" not in name]
-    if not top:
+    names_in = defaultdict[str, list[str]](list)
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        names_in[folder].append(name)
+    weights = weight_files(
+        lambda folder: names_in[folder], lambda name: Path(hf_hub_download(repo_id, name, revision=revision))
+    )
+    if not weights.main:
         raise RBEError(f"{repo_id}: {_NONE}")
-    if _INDEX in files:
-        weights = [name for name in top if _SHARD.fullmatch(name)] or top
-    else:
-        weights = [_WHOLE] if _WHOLE in top else top
-    return weights, [name for name in every if name not in weights]
+    missing = sorted(set(weights.main).difference(files))
+    if missing:
+        raise RBEError(f"{repo_id}: has no {missing[0]}, which its index names; try another --revision")
+    return weights, [path for path in files if path.endswith(SUFFIX)]
 
 
-def _cached_weights(repo_id: str, revision: str | None) -> list[str]:
-    """The same as far as the cache has all of them; an empty list if it does not."""
-    from huggingface_hub import try_to_load_from_cache
+def _cached(repo_id: str, revision: str | None) -> tuple[Path, WeightFiles] | None:
+    """The folder of the cache that has a repository, and its weights, if all of them are there."""
+    from huggingface_hub import snapshot_download
 
-    def cached(name: str) -> str | None:
-        try:
-            path = try_to_load_from_cache(repo_id, name, revision=revision)
-        except ValueError:  # an index may name what can be no file of a repository
-            return None
-        return path if isinstance(path, str) else None
-
-    index, whole = cached(_INDEX), cached(_WHOLE)
-    if index:
-        try:
-            names = sorted(set(read_json(Path(index), MAX_INDEX)["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError, CorruptFile):
-            return []
-        return names if all(isinstance(name, str) and cached(name) for name in names) else []
-    if whole:
-        return [_WHOLE]
-    config = cached("config.json")
-    return sorted(path.name for path in Path(config).parent.glob(f"*{SUFFIX}")) if config else []
+    try:
+        # No patterns: newer versions of huggingface_hub would miss every file that was not fetched.
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[], local_files_only=True))
+    except OSError:
+        return None
+    weights = folder_weights(folder)
+    there = weights.main and all((folder / path).is_file() for path in weights.paths)
+    return (folder, weights) if there else None
 
 
 def is_offline() -> bool:
@@ -170,7 +177,10 @@ def is_offline() -> bool:
 
 def is_cached(repo_id: str, revision: str | None = None) -> bool:
     """Whether the cache has the weights of a repository, all of them."""
-    return bool(_cached_weights(repo_id, revision))
+    try:
+        return _cached(repo_id, revision) is not None
+    except CorruptFile:  # its index
+        return False
 
 
 def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor]:
@@ -181,18 +191,20 @@ def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor
     from huggingface_hub import HfApi, errors
 
     with _explained(repo_id, revision):
-        names, _ = _listed_weights(repo_id, revision)
+        _draw_no_bars()
+        weights, _ = _listed(repo_id, revision)
         try:
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                headers = pool.map(
-                    lambda name: HfApi().parse_safetensors_file_metadata(repo_id, name, revision=revision), names
+                found = pool.map(
+                    lambda path: HfApi().parse_safetensors_file_metadata(repo_id, path, revision=revision),
+                    weights.paths,
                 )
-                found = list(headers)
+                headers = dict(zip(weights.paths, found, strict=True))
         except errors.SafetensorsParsingError:
             raise RBEError(f"{repo_id}: a file's header is not one of safetensors") from None
     tensors = []
-    for header in found:
-        for name, info in header.tensors.items():
+    for path in weights.distinct({path: header.tensors for path, header in headers.items()}):
+        for name, info in headers[path].tensors.items():
             if info.dtype not in dtypes.BITS:
                 raise RBEError(f"{repo_id}: tensor {name!r} has dtype {info.dtype}, which this rbe does not know")
             tensors.append(RemoteTensor(name, info.dtype, tuple(info.shape)))

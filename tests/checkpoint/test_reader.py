@@ -94,14 +94,6 @@ def test_several_files_without_an_index(tmp_path: Path) -> None:
     assert [(number, info.name) for number, info in checkpoint.tensors] == [(0, "a"), (1, "b")]
 
 
-def test_a_variant_beside_the_weights_is_left_out(tmp_path: Path) -> None:
-    for name in ("model", "model.fp16", "model.non_ema.fp16", "other"):
-        save_file({name.partition(".")[0]: np.zeros(3, np.float32)}, tmp_path / f"{name}.safetensors")
-    checkpoint = open_checkpoint(tmp_path)
-    assert [shard.relative for shard in checkpoint.shards] == ["model.safetensors", "other.safetensors"]
-    assert checkpoint.left_out == ["model.fp16.safetensors", "model.non_ema.fp16.safetensors"]
-
-
 def test_a_pipeline_of_models_says_which_folders_hold_them(tiny_source: Path, tmp_path: Path) -> None:
     for name in ("vae", "unet"):
         shutil.copytree(tiny_source, tmp_path / name)

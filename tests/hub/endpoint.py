@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,9 +42,12 @@ class Endpoint:
         """Names of the files whose content was sent."""
         return {path.rpartition("/")[2] for method, path, size in self.asked if method == "GET" and "/resolve/" in path}
 
-    def sent(self, name: str) -> int:
-        """Bytes of a file that were sent."""
-        return sum(size for method, path, size in self.asked if method == "GET" and path.endswith("/" + name))
+    def sent(self) -> Counter[str]:
+        """Bytes that were sent of each path."""
+        total = Counter[str]()
+        for _, path, size in self.asked:
+            total[path] += size
+        return total
 
 
 class _Handler(BaseHTTPRequestHandler):

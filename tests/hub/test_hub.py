@@ -10,7 +10,9 @@ import pytest
 
 from tests.hub.endpoint import COMMIT, TAGGED, Done, Endpoint, Repository, run_rbe, serve
 from tests.schema import check_document
-from tests.synthetic import write_sharded_model, write_tiny_model
+from tests.synthetic import write_sentence_model, write_sharded_model, write_tiny_model
+
+DENSE = ["2_Dense/model.safetensors", "3_Dense/model.safetensors"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -25,6 +27,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
          "onnx/config.json", "original/params.json", "consolidated.safetensors", "train.py", "sizes.csv"), b"x" * 5000
     )  # fmt: skip
     plain = contents(write_tiny_model(where / "tiny"))
+    sentence = contents(write_sentence_model(where / "sentence"))
     tiny = plain | other
     repositories = {
         "org/tiny": Repository({COMMIT: tiny, TAGGED: tiny | {"config.json": b'{"model_type": "tagged"}'}}),
@@ -34,6 +37,13 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         "org/private": Repository(problem=(401, "RepoNotFound")),
         "org/locked": Repository({COMMIT: tiny}, token="hf_good"),
         "org/variant": Repository({COMMIT: {name.replace("model.", "model.fp16."): plain[name] for name in plain}}),
+        "org/variants": Repository(
+            {COMMIT: {f"{name}.safetensors": plain["model.safetensors"] for name in ("weights", "weights.fp16")}}
+        ),
+        "org/gap": Repository({COMMIT: {"model.safetensors.index.json": b'{"weight_map": {"a": "b.safetensors"}}'}}),
+        "org/sentence": Repository({COMMIT: sentence | {"4_Other/model.safetensors": b"no weights"}}),
+        "org/older": Repository({COMMIT: contents(write_sentence_model(where / "older", "0_Transformer"))}),
+        "org/doubles": Repository({COMMIT: sentence | {DENSE[1]: sentence[DENSE[0]]}}),
         "org/broken": Repository(problem=(500, "Broken")),
         "org/refused": Repository(problem=(401, "Invalid credentials in Authorization header")),
         "org/forbidden": Repository(problem=(403, "Forbidden")),
@@ -87,7 +97,38 @@ def test_revision_and_shards(rbe, endpoint: Endpoint, tmp_path: Path) -> None:
     assert shards == {f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)}
 
 
-@pytest.mark.parametrize("repository", ["org/tiny", "org/sharded", "org/variant"])
+def test_a_variant_is_not_fetched(rbe, endpoint: Endpoint) -> None:
+    done = rbe("compress", "org/variants", "--dry-run", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "left out (other weights, or too large): weights.fp16.safetensors" in done.stdout.splitlines()
+    assert endpoint.fetched() == {"weights.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("repository", "shards", "left_out"),
+    [
+        ("org/sentence", ["model.safetensors", *DENSE], ["4_Other/model.safetensors"]),
+        ("org/older", ["0_Transformer/model.safetensors", *DENSE], []),
+        ("org/doubles", ["model.safetensors", DENSE[0]], [DENSE[1]]),
+    ],
+)
+def test_modules_in_sub_folders(rbe, tmp_path: Path, repository: str, shards, left_out) -> None:
+    seen = json.loads(rbe("inspect", repository, "--json").stdout)
+    assert rbe("inspect", repository, HF_HUB_OFFLINE="1").returncode == 1, "no weights are in the cache"
+    done = rbe("compress", repository, "-o", "fetched", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["left_out"] == left_out
+    manifest = json.loads((tmp_path / "work" / "fetched" / "rbe.json").read_text())
+    assert [source["path"] for source in manifest["sources"]] == shards
+    held = {tensor["name"] for layer in manifest["layers"] for tensor in layer["tensors"]}
+    assert {tensor["name"] for tensor in seen["tensors"]} == held
+    assert ("head.weight" in held) == (DENSE[1] in shards)
+    again = rbe("compress", repository, "-o", "cached", "-q", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    assert contents(tmp_path / "work" / "fetched") == contents(tmp_path / "work" / "cached")
+
+
+@pytest.mark.parametrize("repository", ["org/tiny", "org/sharded", "org/variant", "org/sentence"])
 def test_inspect_reads_headers_only_however_often(rbe, endpoint: Endpoint, repository: str) -> None:
     for _ in range(2):
         endpoint.asked.clear()
@@ -99,7 +140,7 @@ def test_inspect_reads_headers_only_however_often(rbe, endpoint: Endpoint, repos
         found = {tensor["name"]: tensor for tensor in document["tensors"]}
         assert found["h.0.attn.weight"]["shape"] == [160, 96]
         assert endpoint.fetched()
-        assert all(endpoint.sent(name) <= 100_001 for name in endpoint.fetched())
+        assert max(endpoint.sent().values()) <= 100_001
 
 
 def test_a_token_from_its_usual_places(rbe, tmp_path: Path) -> None:
@@ -132,6 +173,8 @@ def test_what_other_programs_put_in_the_cache_does_not_matter(rbe, tmp_path: Pat
         ("org/busy", [], {}, "too many requests"),
         ("org/gated", [], {}, "gated; accept its terms"),
         ("org/torch", [], {}, "has no .safetensors files"),
+        ("org/gap", [], {}, "has no b.safetensors, which its index names"),
+        ("org/tiny", ["--revision", ".."], {"HF_HUB_OFFLINE": "1"}, "not in the hub cache"),
         ("org/tiny", ["--revision", "nowhere"], {}, "no revision 'nowhere'"),
         ("org/tiny", [], {"HF_HUB_OFFLINE": "1"}, "not in the hub cache, and offline mode is on; unset HF_HUB_OFFLINE"),
         ("org/tiny", [], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
