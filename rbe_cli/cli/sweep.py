@@ -152,7 +152,9 @@ def command(
             if results is None:
                 raise
             raise Interrupted(f"interrupted; finished points are in {results}, and the same command goes on") from None
-    outcome = sweep_tables.judge_points(checkpoint.name, base.name if base else None, points, part, bounds, objective, sort)
+    outcome = sweep_tables.judge_points(
+        checkpoint.name, base.name if base else None, points, part, bounds, objective, sort
+    )
     _write(outcome, csv_file, plot, report)
     if form.as_json:
         tables.print_json(sweep_tables.document(outcome))

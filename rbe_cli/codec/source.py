@@ -7,6 +7,7 @@ a structure leaves over, in a transform.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, elements
 from rbe_cli.codec.tiles import LONG_ROW, Tile
+from rbe_cli.codec.workspace import whole_matrices
 from rbe_cli.kernels.field import squared_error
 
 #: Elements that are looked at at once, and the most of a whole matrix that is read at once.
 _BAND, _READ = 1 << 18, 1 << 20
+#: Largest matrix, in elements, that is held in memory as it is looked at again and again.
+LARGEST_HELD = 1 << 28
 
 
 def view_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -113,7 +117,7 @@ def read_rows(matrix: Domain, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Matrix:
     """A floating-point tensor as float32[rows, columns], converted piece by piece.
 
@@ -211,7 +215,6 @@ class Matrix:
             yield top, self.band(top, min(top + height, self.rows))
 
 
-@dataclass(frozen=True)
 class Difference(Matrix):
     """What a tensor has that its base has not, in float32; its error is that of the sum of both, in the tensor's type.
 
@@ -221,20 +224,36 @@ class Difference(Matrix):
         Of as many rows and columns.
     """
 
-    base: Matrix
-
-    @classmethod
-    def between(cls, matrix: Matrix, base: Matrix) -> Difference:
+    def __init__(self, matrix: Matrix, base: Matrix) -> None:
         """That of a tensor."""
-        return cls(matrix.raw, matrix.dtype, matrix.rows, matrix.columns, base)
+        super().__init__(matrix.raw, matrix.dtype, matrix.rows, matrix.columns)
+        self.base = base
+        self._held: NDArray[np.float32] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[Difference]:
+        """Worked out once, and held in memory for somebody who reads it again and again, if it is not too large."""
+        if self.rows * self.columns > LARGEST_HELD:
+            yield self
+            return
+        with whole_matrices.held(4 * self.rows * self.columns):
+            self._held = self.whole()
+            try:
+                yield self
+            finally:
+                self._held = None
 
     def piece(self, tile: Tile) -> NDArray[np.float32]:
         """A tile of whole rows, or a piece of one, float32[rows, columns]."""
+        if self._held is not None:
+            return self._held[tile.top : tile.bottom, tile.left : tile.right]
         with np.errstate(invalid="ignore"):
             return super().piece(tile) - self.base.piece(tile)
 
     def some(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Single rows by their numbers, float32[k, columns], a copy."""
+        if self._held is not None:
+            return self._held[rows]
         with np.errstate(invalid="ignore"):
             return self.weights().some(rows) - self.base.some(rows)
 

@@ -161,19 +161,20 @@ def _against(
 
     None, too, if there is no difference: what is kept exactly takes nothing then.
     """
-    plain, difference = look(matrix), Difference.between(matrix, base)
+    plain = look(matrix)
     if plain is None:
         return None
-    left = look(difference)
-    if left is not None:
-        elements = matrix.rows * matrix.columns
-        saved = cost_of(plain, wish, elements) - cost_of(left.of_tensor(plain), wish, elements)
-        if saved > 0:
-            choice = choose(difference, wish.at_step(wish.step * plain.scale / left.scale))
-            if choice is not None:
-                return choice.of_tensor(plain, saved)
-    elif not any(band.any() for _, band in difference.bands()):
-        return None
+    with Difference(matrix, base).held() as difference:
+        left = look(difference)
+        if left is not None:
+            elements = matrix.rows * matrix.columns
+            saved = cost_of(plain, wish, elements) - cost_of(left.of_tensor(plain), wish, elements)
+            if saved > 0:
+                choice = choose(difference, wish.at_step(wish.step * plain.scale / left.scale))
+                if choice is not None:
+                    return choice.of_tensor(plain, saved)
+        elif not any(band.any() for _, band in difference.bands()):
+            return None
     return choose(matrix, wish)
 
 

@@ -48,7 +48,7 @@ MERGED = OLD + 0.05 * noise(3, (SHAPE[0], 4)) @ noise(4, (4, SHAPE[1])) + 0.001 
 @pytest.mark.parametrize("base", ["F32", "BF16"])
 def test_difference_is_read_like_a_matrix(dtype: str, base: str) -> None:
     new, old = as_type(TRAINED, dtype), as_type(OLD, base)
-    difference = Difference.between(new, old)
+    difference = Difference(new, old)
     wanted = new.whole() - old.whole()
     assert np.array_equal(difference.whole(), wanted)
     assert np.array_equal(np.concatenate([band for _, band in difference.bands()]), wanted)
@@ -68,12 +68,12 @@ def test_difference_reads_rows_of_what_is_in_a_file() -> None:
 
     new, old = (Matrix(InFile(as_type(w, "F32").raw[:]), "F32", *SHAPE) for w in (TRAINED, OLD))
     rows = np.array([1, 2, 100])
-    assert np.array_equal(Difference.between(new, old).some(rows), new.whole()[rows] - old.whole()[rows])
+    assert np.array_equal(Difference(new, old).some(rows), new.whole()[rows] - old.whole()[rows])
 
 
 def test_error_of_a_difference_is_that_of_the_rounded_sum() -> None:
     new, old = as_type(TRAINED, "BF16"), as_type(OLD, "F32")
-    difference, tile = Difference.between(new, old), Tile(0, SHAPE[0], 0, SHAPE[1])
+    difference, tile = Difference(new, old), Tile(0, SHAPE[0], 0, SHAPE[1])
     coded = difference.whole() + np.float32(0.01)
     decoded = elements.from_float32(coded + old.whole(), "BF16").astype(np.float64)
     wanted = float(np.square(decoded - new.exact(tile)).sum())

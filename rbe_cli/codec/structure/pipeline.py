@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import KLT_COLUMNS, STRUCTURES, TRANSFORMS
-from rbe_cli.codec.source import Description, Matrix, read_rows
+from rbe_cli.codec.source import LARGEST_HELD, Description, Matrix, read_rows
 from rbe_cli.codec.structure.components import of_one_sign
 from rbe_cli.codec.structure.decode_cost import decode_cost
 from rbe_cli.codec.structure.low_rank import LowRank, on_grid
@@ -27,8 +27,6 @@ from rbe_cli.errors import Damage
 #: out the basis takes more memory than the matrix is allowed, and sending it more bits.
 _ANY_KLT_COLUMNS = 512
 ROWS_PER_KLT_COLUMN = 8
-#: Largest matrix, in elements, that is held in memory as it looks through a pipeline.
-_LARGEST_HELD = 1 << 28
 #: Bytes that working out a basis takes, for each of its numbers: some copies in float64.
 EIGEN_BYTES = 56
 #: Relative error the basis is sent with.
@@ -161,7 +159,7 @@ class Piped:
     def held(self) -> Iterator[Piped]:
         """Computed once and held as a whole, for somebody who reads it again and again; if it is small, also later."""
         size = 4 * self.rows * self.columns
-        if self.rows * self.columns > _LARGEST_HELD:
+        if self.rows * self.columns > LARGEST_HELD:
             yield self
             return
         with whole_matrices.held(size):
