@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from rbe_cli import dtypes, elements
 from rbe_cli.calibration.imatrix import read_imatrix
 from rbe_cli.calibration.importance import MOMENTS, Importance, MeanSquares
-from rbe_cli.checkpoint.reader import SUFFIX, Shard, TensorInfo, open_shard
+from rbe_cli.checkpoint.reader import Shard, TensorInfo, open_shard
+from rbe_cli.checkpoint.weight_files import SUFFIX
 from rbe_cli.errors import CorruptFile, UsageError
 
 

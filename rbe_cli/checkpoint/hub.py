@@ -12,15 +12,8 @@ from glob import escape
 from pathlib import Path
 
 from rbe_cli import dtypes, models
-from rbe_cli.checkpoint.reader import (
-    INDEX_SUFFIX,
-    SUFFIX,
-    Checkpoint,
-    WeightFiles,
-    folder_weights,
-    open_checkpoint,
-    weight_files,
-)
+from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rbe_cli.checkpoint.weight_files import INDEX_SUFFIX, SUFFIX, WeightFiles, folder_weights, weight_files
 from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.errors import CorruptFile, RBEError, first_line
 

@@ -48,7 +48,7 @@ def command(
 
       rbe decode update.rbe --base org/model -o finetuned
     """
-    from rbe_cli.checkpoint.reader import SUFFIX
+    from rbe_cli.checkpoint.weight_files import SUFFIX
 
     limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)

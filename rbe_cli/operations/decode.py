@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.base import AnyBase
-from rbe_cli.checkpoint.reader import SUFFIX
+from rbe_cli.checkpoint.weight_files import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
