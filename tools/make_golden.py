@@ -40,6 +40,7 @@ from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import sparse_codec
 from rbe_cli.codec.structure.low_rank import fit_low_rank
+from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
@@ -446,7 +447,7 @@ def _sparse_plain(pool: ThreadPoolExecutor) -> EncodedTensor:
     """Sparse blocks without basis functions, in two tiles."""
     array = np.ascontiguousarray(smooth(40, 36, 122), np.float32)
     matrix = Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
-    form = sparse_codec.sparse_form(matrix, "dwt", 8, 2)
+    form = sparse_form(matrix, "dwt", 8, 2)
     form = dataclasses.replace(form, with_basis=False, grid=dataclasses.replace(form.grid, height=24))
     energy = float((array.astype(np.float64) ** 2).sum())
     analysis = sparse_codec.SparseAnalysis(matrix, form, energy, 0.0)

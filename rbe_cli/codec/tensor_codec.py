@@ -33,7 +33,8 @@ from rbe_cli.codec.source import Description, Difference, Matrix
 from rbe_cli.codec.structure.components import may_have_factors
 from rbe_cli.codec.structure.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
 from rbe_cli.codec.structure.pipeline import Pipeline
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse, sparse_form
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse
+from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.errors import Damage
 

@@ -11,7 +11,8 @@ from rbe_cli.codec.residual.analysis import Analysis, analyse
 from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping
 from rbe_cli.codec.side_info import decode_integers
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding
+from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.structure.transform import Blockwise
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.workspace import Inline

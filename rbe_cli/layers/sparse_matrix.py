@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.structure.basis import coordinate, functions, orthonormal
-from rbe_cli.codec.structure.sparse_codec import AlikeBlocks, SparseDecoder, SparseForm
+from rbe_cli.codec.structure.sparse_codec import SparseDecoder
+from rbe_cli.codec.structure.sparse_form import AlikeBlocks, SparseForm
 from rbe_cli.codec.structure.transform import dct_matrix, dwt_matrix
 from rbe_cli.errors import located
 from rbe_cli.kernels import forward

@@ -21,7 +21,8 @@ from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure import sparse_codec
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding, sparse_form
+from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding
+from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.workspace import Allowance, Inline, make_room, scratch, searching
 
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from copy import copy
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,22 +27,19 @@ from rbe_cli.codec.residual.analysis import Analysis
 from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.basis import orthonormal, scan_order
-from rbe_cli.codec.structure.transform import Blockwise, effective_levels
-from rbe_cli.codec.tiles import Grid, Tile, plausible_tile
+from rbe_cli.codec.structure.sparse_form import SparseForm
+from rbe_cli.codec.structure.transform import Blockwise
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.block_code import decode_blocks, encode_blocks
 
-_KINDS = {"dct": 1, "dwt": 2}
 #: A coefficient smaller than this many steps costs more bits than it is worth.
 _DEAD_ZONE = 1.15
 #: Coefficients of a block that the fit of the weights looks at; how often it is sharpened, and by what factor.
 _LEVERAGE = 1536
 _SHARPENINGS = 40
 _SHARPER = 0.6
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 4, 1024
-#: Elements of a tile: large, since there is little in it, and the coder has to learn.
-_TILE = 1 << 21
 #: Blocks are fitted together up to so many elements; bytes that this takes for each of them.
 _FITTED, _FIT_BYTES = 1 << 17, 56
 #: Bytes that a tile takes for each of its elements while it is fitted, and while it is encoded and decoded again.
@@ -57,103 +53,6 @@ _RANKS, _PIECE = 1 << 14, 1 << 17
 #: of a tile, for how its stream begins and ends. Nominal: on the guide's own model and on white noise, 512 x 512, the
 #: sum is from 2 % below to 13 % above what is written.
 _WEIGHT_BITS, _ZERO_BITS, _COEFFICIENT_BITS, _TILE_BYTES = 2.5, 0.3, 3.7, 6
-
-
-@dataclass(frozen=True)
-class SparseForm:
-    """Everything but the numbers: block, transform, and the cut into tiles."""
-
-    kind: str
-    block: int
-    levels: int
-    with_basis: bool
-    grid: Grid
-
-    def pack(self, step: float, rms: float, nrmse: float) -> bytes:
-        """The first chunk."""
-        return HEAD.pack(
-            _KINDS[self.kind], self.levels, self.with_basis, 0, self.block, 0, step, rms, nrmse,
-            self.grid.rows, self.grid.height,
-        )  # fmt: skip
-
-    def blocks(self, tile: Tile) -> list[Tile]:
-        """The blocks of a tile, by rows."""
-        b = self.block
-        return [
-            Tile(top, min(top + b, tile.bottom), left, min(left + b, tile.right))
-            for top in range(tile.top, tile.bottom, b)
-            for left in range(tile.left, tile.right, b)
-        ]
-
-    def alike(self, tile: Tile) -> list[AlikeBlocks]:
-        """The same by their shapes, of which there are at most four: a tile may have millions of blocks."""
-        columns, across = self.grid.columns, -(-self.grid.columns // self.block)
-        return [
-            AlikeBlocks(down, height, along, width, top, left, columns, across)
-            for top, down, height in self._runs(tile.bottom - tile.top)
-            for left, along, width in self._runs(columns)
-        ]
-
-    def _runs(self, n: int) -> list[tuple[int, int, int]]:
-        """Where the whole blocks of n rows or columns begin, how many and how long they are; and what is left."""
-        count, rest = divmod(n, self.block)
-        return [run for run in ((0, count, self.block), (n - rest, int(rest > 0), rest)) if run[1]]
-
-    def transform(self) -> Blockwise:
-        """The transform of its blocks."""
-        return Blockwise(self.kind, self.block, self.levels, self.grid.columns)
-
-
-class AlikeBlocks(NamedTuple):
-    """The blocks of a tile that are height x width: down x along of them, side by side.
-
-    Attributes
-    ----------
-    top, left : int
-        Where they begin in the tile.
-    columns, across : int
-        Of the tile, and its blocks side by side.
-    """
-
-    down: int
-    height: int
-    along: int
-    width: int
-    top: int
-    left: int
-    columns: int
-    across: int
-
-    @property
-    def area(self) -> int:
-        """Elements of one."""
-        return self.height * self.width
-
-    def among(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        """Theirs of what there is for each block of the tile, [blocks, ...] -> a view, [down, along, ...]."""
-        each = numbers.reshape(len(numbers) // self.across, self.across, *numbers.shape[1:])
-        # Whole blocks come first, and what is left at an edge is one row or column of blocks.
-        rows = slice(0, self.down) if self.top == 0 else slice(-1, None)
-        columns = slice(0, self.along) if self.left == 0 else slice(-1, None)
-        return each[rows, columns]
-
-    def within(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Theirs of a tile's values, [rows, columns] -> a view, [down, along, height, width]."""
-        part = values[self.top : self.top + self.down * self.height, self.left : self.left + self.along * self.width]
-        return part.reshape(self.down, self.height, self.along, self.width).swapaxes(1, 2)
-
-    def listed(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Theirs of a tile's values block by block, [elements] -> a view, [down, along, height, width]."""
-        rows = values[self.top * self.columns :][: self.down * self.height * self.columns].reshape(self.down, -1)
-        part = rows[:, self.height * self.left :][:, : self.along * self.area]
-        return part.reshape(self.down, self.along, self.height, self.width)
-
-
-def sparse_form(matrix: Matrix, kind: str, block: int, levels: int) -> SparseForm:
-    """The form an encoder uses for a matrix: with the basis functions."""
-    block = min(block, _LARGEST_BLOCK)
-    grid = Grid.of(matrix.rows, matrix.columns, block, whole_rows=True, tile=_TILE)
-    return SparseForm(kind, block, effective_levels(levels, block) if kind == "dwt" else 0, True, grid)
 
 
 class _Tables(NamedTuple):
@@ -490,24 +389,4 @@ class SparseDecoder:
 
 def open_sparse(first_chunk: bytes, elements: int) -> SparseDecoder:
     """The decoder of a tensor, from its first chunk. Raises Damage."""
-    if len(first_chunk) != HEAD.size:
-        raise Damage("head of a sparse tensor has the wrong size")
-    transform, levels, basis, zero, block, zeros, step, rms, nrmse, rows, height = HEAD.unpack(first_chunk)
-    kinds = {number: kind for kind, number in _KINDS.items()}
-    if (
-        transform not in kinds
-        or basis > 1
-        or zero
-        or zeros
-        or levels > 16 * (transform == _KINDS["dwt"])
-        or not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK
-    ):
-        raise Damage("head of a sparse tensor asks for what this version does not have")
-    if not (math.isfinite(step) and step > 0 and math.isfinite(rms) and rms >= 0 and 0 <= nrmse < math.inf):
-        raise Damage("head of a sparse tensor holds a number that makes no sense")
-    if rows < 1 or elements < 1 or elements % rows or height < 1 or (height < rows and height % block) or height > rows:
-        raise Damage("head of a sparse tensor does not fit its shape")
-    if not plausible_tile(height, elements // rows, block, elements // rows):
-        raise Damage("head of a sparse tensor holds an impossible tile")
-    grid = Grid(rows, elements // rows, height, elements // rows)
-    return SparseDecoder(SparseForm(kinds[transform], block, levels, bool(basis), grid), step)
+    return SparseDecoder(*SparseForm.unpack(first_chunk, elements))
