@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev demo test lint minilm fuzz faults bench-model bench-objective bench-codec bench-dry-run bench-peers bench-memory tables clean
+.PHONY: install dev demo test lint minilm fuzz faults bench-model bench-objective bench-codec bench-dry-run bench-updates bench-peers bench-memory tables clean
 
 install: $(VENV)/installed
 dev: $(VENV)/installed-dev
@@ -91,6 +91,12 @@ bench-codec: minilm
 # How near --dry-run comes, and how fast: a table of docs/codec.md (15 minutes).
 bench-dry-run: minilm
 	$(BIN)/python -m tests.benchmarks.dry_run --page mini-gpt2 $(MINILM) noise noise4
+
+# The measured part of docs/updates.md: three models fine-tuned from mini-gpt2, and their updates (20 minutes).
+bench-updates: dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	rm -rf build/updates
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.updates
 
 # docs/peers.md: the same matrices through other coders. NNCodec is built from source (needs a C++ compiler, cmake and
 # ninja) and asks for numpy below 2 without needing it, so it is installed without its dependencies.

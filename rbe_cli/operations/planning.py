@@ -333,7 +333,8 @@ class Planner:
             return
         if plan.goal.kind == "skip":
             plan.exact_bytes = plan.info.nbytes
-        elif not plan.same_as and plan.info.nbytes >= _WORTH_A_LOOK:
+        elif not plan.same_as and (plan.base is not None or plan.info.nbytes >= _WORTH_A_LOOK):
+            # With a base it may be next to nothing.
             plan.exact_bytes = lossless.expected_bytes(self.exact(plan), plan.info.dtype, EXACT_SAMPLE)
 
     def _bits_beside(self, kept: list[Plan]) -> float | None:
