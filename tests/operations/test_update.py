@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from rbe_cli.operations.forecast import forecast
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.verify import verify
 from tests.command_line import ENVIRONMENT, Run
+from tests.forge import edit_manifest, layer_bytes, replace_layer, split_layer
 from tests.operations.test_resume import Killed, Notes, stopped_after
 from tests.synthetic import (
     BF16,
@@ -384,6 +386,59 @@ def test_another_base_is_refused(
         assert done.code == 1
         assert "tensor 'h.0.attn.weight': was made against another model than other.safetensors" in done.complaint()
     assert not (tmp_path / "back").exists()
+
+
+def forged(layer: str | None, manifest: str | None) -> Callable[[Path], None]:
+    """Another base of h.0.attn.weight in the layer file and in the manifest; None is none."""
+
+    def put(tensors: list[dict[str, Any]], base: str | None) -> None:
+        tensor = next(tensor for tensor in tensors if tensor["name"] == "h.0.attn.weight")
+        del tensor["base"]
+        tensor |= {"base": base} if base is not None else {}
+
+    def forge(folder: Path) -> None:
+        header, chunks = split_layer((folder / "h.0.attn.rbe").read_bytes())
+        put(header["tensors"], layer)
+        replace_layer(folder, "h.0.attn.rbe", layer_bytes(header, chunks))
+        entries = {entry["file"]: i for i, entry in enumerate(json.loads((folder / "rbe.json").read_bytes())["layers"])}
+        edit_manifest(folder, lambda value: put(value["layers"][entries["h.0.attn.rbe"]]["tensors"], manifest))
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    ("forge", "code", "words"),
+    [
+        (forged(None, "0123456789abcdef"), 4, "h.0.attn.rbe: holds other tensors than the manifest says"),
+        (forged("0123456789abcdef", None), 4, "h.0.attn.rbe: holds other tensors than the manifest says"),
+        (forged("0123456789abcdef", "f" * 16), 4, "h.0.attn.rbe: holds other tensors than the manifest says"),
+        (forged("f" * 16, "f" * 16), 1, "tensor 'h.0.attn.weight': was made against another model than model"),
+    ],
+    ids=["manifest only", "layer only", "not the same", "another"],
+)
+def test_forged_fingerprints(
+    forge: Callable[[Path], None],
+    code: int,
+    words: str,
+    tuned_update: Path,
+    tiny_source: Path,
+    tmp_path: Path,
+    rbe: Run,
+) -> None:
+    copy = Path(shutil.copytree(tuned_update, tmp_path / "update"))
+    forge(copy)
+    for command in (["decode", "-o", tmp_path / "back"], ["verify"]):
+        done = rbe(*command, copy, "--base", tiny_source, "-q")
+        assert (done.code, words in done.complaint()) == (code, True), done.err
+    assert os.listdir(tmp_path) == ["update"]
+
+
+def test_a_forged_tensor_without_its_base(tuned_update: Path, tiny_source: Path, tuned: Path, tmp_path: Path) -> None:
+    """The change alone, given for the tensor: only the original tells."""
+    copy = Path(shutil.copytree(tuned_update, tmp_path / "update"))
+    forged(None, None)(copy)
+    assert verify(copy, base=base_of(tiny_source)).problems == []
+    assert verify(copy, open_checkpoint(tuned), base=base_of(tiny_source)).untrue == {"h.0.attn.weight"}
 
 
 def test_a_base_that_is_lossily_coded_is_another(tuned_update: Path, tiny_source: Path, tmp_path: Path) -> None:
