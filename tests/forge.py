@@ -29,14 +29,19 @@ def layer_bytes(
     chunks: list[bytes],
     *,
     magic: bytes = MAGIC,
-    version: int = 1,
+    version: int | None = None,
     zero: int = 0,
     table: list[tuple[int, int]] | None = None,
     count: int | None = None,
     tail: bytes = b"",
 ) -> bytes:
-    """A layer file with right checksums. `header` is JSON, or bytes as they are; `table` replaces (length, crc)."""
+    """A layer file with right checksums. `header` is JSON, or bytes as they are; `table` replaces (length, crc).
+
+    `version` is 1, or 3 where a tensor has a base, unless another is given.
+    """
     text = header if isinstance(header, bytes) else canonical(header)
+    if version is None:
+        version = 3 if b'"base":' in text else 1
     entries = [(len(chunk), zlib.crc32(chunk)) for chunk in chunks] if table is None else table
     packed = b"".join(struct.pack("<II", *entry) for entry in entries)
     prefix = _PREFIX.pack(magic, version, zero, len(text), len(entries) if count is None else count)

@@ -17,6 +17,7 @@ from rbe_cli.codec.workspace import apart
 from rbe_cli.container.base import BaseTensor
 from rbe_cli.container.folder import Folder, Piece
 from rbe_cli.container.manifest import NAME, BaseEntry
+from rbe_cli.container.names import is_text
 from rbe_cli.errors import RBEError
 
 #: Tensors of a compressed base whose chunks are in memory at once, and decoded pieces of any.
@@ -29,10 +30,13 @@ class CheckpointBase:
     Attributes
     ----------
     name : str
+    files : list of Path
+        With what it is made of.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self.files = [shard.path for shard in checkpoint.shards]
         self._tensors = {info.name: (checkpoint.shards[shard], info) for shard, info in checkpoint.tensors}
         self.name = checkpoint.name
 
@@ -55,6 +59,8 @@ class CompressedBase:
     Attributes
     ----------
     name : str
+    files : list of Path
+        With what it is made of.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -67,6 +73,9 @@ class CompressedBase:
         self._folder = folder
         self._names = set(folder.names())
         self.name = folder.path.resolve().name
+        if not is_text(self.name):
+            raise RBEError(f"{folder.path}: its name is no UTF-8; rename it")
+        self.files = [folder.path / name for name in (NAME, *(layer.file for layer in manifest.layers))]
         self._pieces = lru_cache(_TENSORS)(self._open)
         self._decoded = lru_cache(_PIECES)(self._decode)
 

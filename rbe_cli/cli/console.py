@@ -25,6 +25,7 @@ from rich.progress import (
 
 from rbe_cli.cli.harmless import lines, plain
 from rbe_cli.cli.options import BaseOptions, Status
+from rbe_cli.errors import UsageError
 from rbe_cli.imports import uncollected
 
 if TYPE_CHECKING:
@@ -153,7 +154,10 @@ def open_base(given: BaseOptions, status: Status) -> AnyBase | None:
         return None
     from rbe_cli.checkpoint import base
 
-    return base.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
+    opened = base.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
+    if given.base_revision is not None and isinstance(opened, base.CompressedBase):
+        raise UsageError(f"{given.base}: is not of the hub, so it has no --base-revision {given.base_revision}")
+    return opened
 
 
 def fetch(source: str, status: Status) -> None:

@@ -173,7 +173,7 @@ def _against(
             if saved > 0:
                 choice = choose(difference, wish.at_step(wish.step * plain.scale / left.scale))
                 if choice is not None:
-                    return choice.of_tensor(plain, saved)
+                    return choice.of_tensor(plain, saved if math.isfinite(saved) else 0.0)
         elif not any(band.any() for _, band in difference.bands()):
             return None
     return choose(matrix, wish)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -183,6 +183,13 @@ def check_free(path: Path, replace: bool) -> None:
         raise RBEError(f"{path}: is not a folder; choose another output with -o")
     if path.exists() and any(path.iterdir()) and not replace:
         raise RBEError(f"{path}: already there; use --force to replace it, or choose another output with -o")
+
+
+def check_apart(path: Path, files: Iterable[Path], what: str) -> None:
+    """Raise RBEError if an output is one of some files, or a folder that has one of them in it."""
+    there = path.resolve()
+    if any(there in (file, *file.parents) for file in (file.resolve() for file in files)):
+        raise RBEError(f"{path}: holds {what}; choose another output with -o")
 
 
 def check_own(folder: Path, own: Callable[[str], bool]) -> None:

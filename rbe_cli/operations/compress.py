@@ -32,7 +32,7 @@ from rbe_cli.container.manifest import (
 )
 from rbe_cli.container.names import file_names, is_layer_file
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
-from rbe_cli.files.atomic import atomic_folder, check_free, check_own
+from rbe_cli.files.atomic import atomic_folder, check_apart, check_free, check_own
 from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
@@ -110,7 +110,7 @@ def compress(
     started = time.perf_counter()
     maybe_finished = resume and (out / NAME).is_file()
     if not maybe_finished:
-        _check_output(checkpoint, out, force)
+        _check_output(checkpoint, base, out, force)
     with worker_threads(settings.threads) as pool:
         sources = _fingerprints(checkpoint, pool)
         if maybe_finished:
@@ -118,7 +118,7 @@ def compress(
             if finished is not None:
                 progress.note(f"{out} is complete already")
                 return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
-            _check_output(checkpoint, out, force)
+            _check_output(checkpoint, base, out, force)
         try:
             with atomic_folder(out, replace=force, keep=resume) as folder:
                 job = _Job(checkpoint, sources, settings, pool, folder, progress, base)
@@ -162,12 +162,10 @@ def _finished(
     return _Written(manifest, manifest.stored_bytes)
 
 
-def _check_output(checkpoint: Checkpoint, out: Path, force: bool) -> None:
+def _check_output(checkpoint: Checkpoint, base: AnyBase | None, out: Path, force: bool) -> None:
     check_free(out, force)
-    there = out.resolve()
-    for shard in checkpoint.shards:
-        if there in shard.path.resolve().parents:
-            raise RBEError(f"{out}: holds the source; choose another output with -o")
+    check_apart(out, (shard.path for shard in checkpoint.shards), "the source")
+    check_apart(out, base.files if base else (), "the base")
     if force and out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
         raise RBEError(f"{out}: holds something rbe did not write; --force replaces only what `rbe compress` wrote")
     check_own(out, lambda path: path == NAME or path.startswith(f"{CARRIED}/") or is_layer_file(path))
@@ -209,8 +207,8 @@ class _Job:
                 "source": [[file.path, file.bytes, file.sha256] for file in sources],
                 "set of settings": settings.recorded(),
                 "version of rbe": TOOL,
-            }
-            | ({"base": self.base.sha256} if self.base else {}),
+                "base": self.base.sha256 if self.base else None,
+            },
         )
 
     def run(self) -> _Written:

@@ -19,7 +19,7 @@ from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
-from rbe_cli.files.atomic import atomic_file, atomic_folder, check_file, check_free, check_own
+from rbe_cli.files.atomic import atomic_file, atomic_folder, check_apart, check_file, check_free, check_own
 from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.decoding import LossyTime, decode_ahead
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -73,6 +73,7 @@ def decode(
         raise UsageError(f"{folder}: was made of {len(manifest.sources)} files; give a folder with -o")
     if isinstance(out, Path):
         _check_output(folder, manifest, out, force)
+        check_apart(out, base.files if base else (), "the base")
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
     opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance, base=base)
     job = _Decoding(opened, progress)
@@ -117,8 +118,7 @@ def _check_output(folder: Path, manifest: Manifest, out: Path, force: bool) -> N
             _check_original(manifest.sources[0], out, manifest)
         return
     check_free(out, force)
-    if out.resolve() == folder.resolve() or out.resolve() in folder.resolve().parents:
-        raise RBEError(f"{out}: holds the compressed folder; choose another output with -o")
+    check_apart(out, [folder], "the compressed folder")
     if (out / NAME).exists():
         raise RBEError(f"{out}: holds compressed layers; choose another output with -o")
     written = {file.path for file in (*manifest.sources, *manifest.carried)}

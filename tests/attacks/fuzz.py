@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 
 from rbe_cli import dtypes
 from rbe_cli.calibration.importance_file import read_importance
+from rbe_cli.checkpoint.base import CheckpointBase
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.residual import scale_field, tables, trellis_codec
@@ -46,6 +47,7 @@ from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.container.base import BaseTensor
 from rbe_cli.container.folder import StoredTensor
 from rbe_cli.container.layer_file import CODECS, LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry
@@ -248,7 +250,8 @@ def manifest(folder: Path) -> Any:
         with survived():
             inspect(copy)
         with survived(1 << 16):
-            decode(copy, out, max_decoded=1 << 22, force=True)
+            base = CheckpointBase(open_checkpoint(GOLDEN / "base.safetensors")) if case.parent.name == "v3" else None
+            decode(copy, out, max_decoded=1 << 22, force=True, base=base)
         shutil.rmtree(out, ignore_errors=True)
         assert sorted(folder.iterdir()) == before, "something was written elsewhere, or left behind"
 
@@ -273,6 +276,18 @@ class _Chunks:
         yield from self._chunks[record.first_chunk : record.first_chunk + record.chunks]
 
 
+class _Even:
+    """A tensor's bytes, all of which are the same, and none of which is in memory."""
+
+    def __init__(self, size: int, value: int) -> None:
+        self.size = size
+        self._value = value
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(self.size)
+        return np.full(max(stop - start, 0), self._value, np.uint8)
+
+
 def _golden_tensors() -> list[tuple[str, str, tuple[int, ...], list[bytes]]]:
     """(codec, dtype, shape, chunks) of all golden tensors that are not too large to be fuzzed quickly."""
     found = []
@@ -287,13 +302,18 @@ def _golden_tensors() -> list[tuple[str, str, tuple[int, ...], list[bytes]]]:
     return found
 
 
-def run_tensor(codec: str, dtype: str, shape: tuple[int, ...], chunks: list[bytes]) -> None:
-    """What decode does with a tensor, as far as _MOST_ELEMENTS go."""
+def run_tensor(
+    codec: str, dtype: str, shape: tuple[int, ...], chunks: list[bytes], base: tuple[str, int] | None = None
+) -> None:
+    """What decode does with a tensor, as far as _MOST_ELEMENTS go; `base` is the type and every byte of its base's."""
     claimed = dtypes.byte_length(dtype, shape)
     record = TensorRecord("x.w", dtype, shape, codec, 0, len(chunks))
     entry = TensorEntry("x.w", dtype, shape, codec, 0, 0.0, 0.0, 0)
     with survived(min(dtypes.count(shape), _MOST_ELEMENTS)):
-        stored = StoredTensor(_Chunks(chunks), entry, record)  # type: ignore[arg-type]
+        against = (
+            None if base is None else BaseTensor(base[0], shape, _Even(dtypes.byte_length(base[0], shape), base[1]))
+        )
+        stored = StoredTensor(_Chunks(chunks), entry, record, base=against)  # type: ignore[arg-type]
         total = elements = 0
         for piece in stored.pieces():
             total += piece.decode().size
@@ -326,6 +346,12 @@ def changed_tensor(draw: st.DrawFn) -> tuple[str, str, tuple[int, ...], list[byt
     if not dtypes.count(shape):
         chunks = chunks[:1]
     return codec, dtype, shape, chunks
+
+
+def _bases(codec: str, dtype: str) -> st.SearchStrategy[tuple[str, int] | None]:
+    """None, or a base that a folder lets pass: of zeros, of large numbers, of NaN."""
+    types = [dtype] if codec == "lossless" else sorted(dtypes.FLOATS)
+    return st.none() | st.tuples(st.sampled_from(types), st.sampled_from([0, 0x3C, 0x7B, 0x7F, 0xFF]))
 
 
 _SYMBOLS = st.sampled_from([0, 0, 0, 1, -1, 2, -3, 9, -40, 127, -128, 200, 5000, -70000, 1 << 22, -(1 << 27), 1 << 28])
@@ -407,9 +433,11 @@ def stream(folder: Path) -> Any:
     @given(st.data())
     def one(data: st.DataObject) -> None:
         if data.draw(st.integers(0, 2)):
-            run_tensor(*data.draw(changed_tensor()))
+            codec, dtype, shape, chunks = data.draw(changed_tensor())
+            run_tensor(codec, dtype, shape, chunks, data.draw(_bases(codec, dtype)))
         elif data.draw(st.integers(0, 3)):
-            run_tensor(*data.draw(made_tensor()))
+            codec, dtype, shape, chunks = data.draw(made_tensor())
+            run_tensor(codec, dtype, shape, chunks, data.draw(_bases(codec, dtype)))
         else:
             _through_a_folder(folder, sound, data)
 

@@ -90,6 +90,21 @@ HOSTILE_VALUES: dict[str, Any] = {
     "same as a number": {"tensors": [GOOD, GOOD | {"name": "b", "codec": "same", "chunks": 0, "as": 3}]},
     "same without as": {"tensors": [GOOD, GOOD | {"name": "b", "codec": "same", "chunks": 0}]},
     "as with another codec": entry(**{"as": "b"}),
+    "base is null": entry(base=None),
+    "base is empty": entry(base=""),
+    "base is a number": entry(base=0x0123456789ABCDEF),
+    "base is a list": entry(base=["0123456789abcdef"]),
+    "base is an object": entry(base={}),
+    "base that is too short": entry(base="0123456789abcde"),
+    "base that is too long": entry(base="0123456789abcdef0"),
+    "base that is much too long": entry(base="0" * 1_000_000),
+    "base in capitals": entry(base="0123456789ABCDEF"),
+    "base with a line after it": entry(base="0123456789abcdef\n"),
+    "base of other digits": entry(base="\u0660" * 16),
+    "base of surrogates": entry(base="\ud800" * 16),
+    "base of what is the same": {
+        "tensors": [GOOD, GOOD | {"name": "b", "codec": "same", "chunks": 0, "as": "a", "base": "0" * 16}]
+    },
     "the same name twice": {"tensors": [GOOD, GOOD | {"chunks": 0}]},
 }
 
@@ -97,6 +112,14 @@ HOSTILE_VALUES: dict[str, Any] = {
 @pytest.mark.parametrize("what", HOSTILE_VALUES)
 def test_header_that_makes_no_sense(what: str, tmp_path: Path) -> None:
     expect_refused(tmp_path / "a.rbe", layer_bytes(HOSTILE_VALUES[what], [b"data"]))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_base_in_an_older_file(version: int, tmp_path: Path) -> None:
+    based = entry(base="0123456789abcdef")
+    expect_refused(tmp_path / "a.rbe", layer_bytes(based, [b"data"], version=version))
+    (tmp_path / "a.rbe").write_bytes(layer_bytes(based, [b"data"], version=3))
+    assert LayerFile(tmp_path / "a.rbe").tensors[0].base == "0123456789abcdef"
 
 
 HOSTILE_TEXTS = {

@@ -96,6 +96,54 @@ def test_field_of_a_wrong_type_or_value(what: str, tmp_path: Path) -> None:
     assert accepted == []
 
 
+def _update() -> Any:
+    """The manifest as one of an update, in which the first tensor has a base."""
+    value = json.loads(MANIFEST.dump())
+    value |= {"format": 2, "base": {"source": "org/model", "revision": None, "sha256": "0" * 64}}
+    value["layers"][0]["tensors"][0]["base"] = "0123456789abcdef"
+    return value
+
+
+def _edited(edit: Callable[[Any], object]) -> Any:
+    value = _update()
+    edit(value)
+    return value
+
+
+_UPDATES: dict[str, Any] = {
+    "an older format": _edited(lambda value: value.update(format=1)),
+    "a newer format": _edited(lambda value: value.update(format=3)),
+    "no base": _edited(lambda value: value.pop("base")),
+    "a format of text": _edited(lambda value: value.update(format="2")),
+    "a format of a float": _edited(lambda value: value.update(format=2.0)),
+    "an older format without a base": _edited(lambda value: (value.pop("base"), value.update(format=1))),
+    "base is null": _edited(at("base")(None)),
+    "base is text": _edited(at("base")("org/model")),
+    "base is a list": _edited(at("base")([])),
+    "another key in base": _edited(at("base", "more")(1)),
+    "no source": _edited(lambda value: value["base"].pop("source")),
+    "no revision": _edited(lambda value: value["base"].pop("revision")),
+    "no sha256": _edited(lambda value: value["base"].pop("sha256")),
+    "source is a number": _edited(at("base", "source")(3)),
+    "source of a surrogate": _edited(at("base", "source")("\ud800")),
+    "revision is a list": _edited(at("base", "revision")([])),
+    "sha256 is null": _edited(at("base", "sha256")(None)),
+    "a tensor's base is null": _edited(at("layers", 0, "tensors", 0, "base")(None)),
+    "a tensor's base is empty": _edited(at("layers", 0, "tensors", 0, "base")("")),
+    "a tensor's base is a number": _edited(at("layers", 0, "tensors", 0, "base")(3)),
+    "a tensor's base is an object": _edited(at("layers", 0, "tensors", 0, "base")({})),
+}
+
+
+@pytest.mark.parametrize("what", _UPDATES)
+def test_base_that_makes_no_sense(what: str, tmp_path: Path) -> None:
+    (tmp_path / "rbe.json").write_bytes(canonical(_update()) + b"\n")
+    assert Manifest.read(tmp_path).base is not None
+    (tmp_path / "rbe.json").write_bytes(canonical(_UPDATES[what]) + b"\n")
+    with pytest.raises(CorruptFile, match=r"rbe\.json"):
+        Manifest.read(tmp_path)
+
+
 _OUTSIDE = [
     "../x.rbe",
     "/tmp/x.rbe",

@@ -28,6 +28,8 @@ MAX_PASSES = 12
 _FINEST, _COARSEST, _FIRST = -26.0, 8.0, -2.0
 #: Least relative error that is told from none, and octaves between two multipliers that are as good as one.
 _LEAST, _NO_MORE = 1e-9, 1e-7
+#: After so many equal figures larger steps are taken.
+_STILL = 4
 #: Cells of their range, as a power of 2, and how often one goes on where less than half of what is left was ruled out.
 _BISECTIONS, _SLOW = 27, 3
 
@@ -294,6 +296,10 @@ class OwnGoal:
         if len(tried) > 1:
             moved = self._octaves(last.figure) - self._octaves(tried[-2].figure)
             moved /= math.log2(last.multiplier / tried[-2].multiplier)
+            still = len(tried) >= _STILL and all(point.figure == last.figure for point in tried[-_STILL:])
+            if still and self._error and not last.within:
+                # Nothing is coded: what there is to go does not tell how far that goes on.
+                return last.multiplier * math.exp2(math.copysign(1.0, to_go))
         return last.multiplier * math.exp2(min(max(to_go / min(max(moved, 0.1), 1.0), -1.0), 1.0))
 
     def _octaves(self, figure: float) -> float:
