@@ -136,6 +136,6 @@ AnyBase = CheckpointBase | CompressedBase
 def open_base(source: str, open_source: Callable[[str], Checkpoint]) -> AnyBase:
     """Open what the user called a base; `open_source` opens a checkpoint. Raises RBEError, CorruptFile."""
     path = Path(source)
-    if (path / NAME).is_file():
+    if source and (path / NAME).is_file():
         return CompressedBase(Folder.open(path))
     return CheckpointBase(open_source(source))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli import dtypes
+from rbe_cli import dtypes, metrics
 from rbe_cli.codec.choice.promising import candidates
 from rbe_cli.codec.choice.sample import Sample
 from rbe_cli.codec.choice.survey import SampleSurvey, Survey, WholeSurvey
@@ -158,10 +158,7 @@ def _against(
     choose: Callable[[Matrix, Wish], Choice | None],
     look: Callable[[Matrix], Analysis | None],
 ) -> Choice | None:
-    """What is chosen for the difference of a matrix to a base; for the matrix itself if that takes fewer bytes.
-
-    None, too, if there is no difference: what is kept exactly takes nothing then.
-    """
+    """What is chosen for the difference of a matrix to a base; for the matrix itself if that takes fewer bytes."""
     plain = look(matrix)
     if plain is None:
         return None
@@ -175,8 +172,16 @@ def _against(
                 if choice is not None:
                     return choice.of_tensor(plain, saved if math.isfinite(saved) else 0.0)
         elif not any(band.any() for _, band in difference.bands()):
-            return None
+            return _unchanged(difference, plain, wish)
     return choose(matrix, wish)
+
+
+def _unchanged(difference: Difference, plain: Analysis, wish: Wish) -> Choice:
+    """That of a tensor which is its base to the last digit of float32: sparse blocks with nothing in them."""
+    form = sparse_form(difference, "dct", wish.block, wish.levels)
+    choice = Choice(SparseAnalysis(difference, form, 0.0, 0.0), "sparse")
+    rate = 8 * plain.expected_bytes(multiplier_for_error(plain, wish.nrmse) * plain.unit)
+    return choice.of_tensor(plain, metrics.DB_PER_BIT * rate / (difference.rows * difference.columns))
 
 
 def for_size(choose: Callable[[Wish], Choice | None], wish: Wish, size: float) -> Choice | None:

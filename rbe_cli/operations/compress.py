@@ -125,6 +125,8 @@ def compress(
                 if resume and job.journal.fresh:
                     progress.note(f"starting at the beginning: {job.journal.fresh}")
                 written = job.run()
+                if base and not any(tensor.base for tensor in written.manifest.tensors):
+                    progress.note(f"no tensor takes less against {base.name}; without --base none would be needed")
                 _read_again(folder, out)
         except KeyboardInterrupt:
             if resume:

@@ -51,6 +51,8 @@ _NEARLY, _SURELY_LESS = 0.95, 0.6
 _MOST_OCTAVES = 20.0
 #: And the share that floats do take then, about, and the bytes of a tensor for which that is not good enough.
 _EXACT, _WORTH_A_LOOK = 0.85, 1 << 14
+#: Bytes that are compared to a base's at once.
+_COMPARED = 1 << 22
 #: Bytes that a fingerprint takes in a layer file and in the manifest.
 FINGERPRINTED = 2 * len('"base":"0123456789abcdef",')
 #: From this share of the weights on, it counts for the others that they are kept exactly, and is told where a size is
@@ -80,6 +82,8 @@ class Plan:
         The base's tensor of the same name and shape.
     changes : bool or None
         Kept exactly, it is stored as what differs from the base: that takes less. None is not known yet.
+    unchanged : bool
+        It is the base's tensor, byte for byte, on every machine.
     analyse_ns : int
         Processor time it took to find out.
     """
@@ -93,6 +97,7 @@ class Plan:
     exact_bytes: float = math.inf
     base: BaseTensor | None = None
     changes: bool | None = None
+    unchanged: bool = False
     analyse_ns: int = 0
 
     @property
@@ -181,6 +186,7 @@ class Planner:
             )
             for shard, info in self.checkpoint.tensors
         ]
+        list(self._pool.map(self._compare_to_base, [plan for plan in self.plans if plan.base]))
         if self._base is not None and not any(plan.base for plan in self.plans):
             raise UsageError(f"{self._base.name}: has no tensor of {self.checkpoint.name}, so it is no base of it")
         self._find_identical()
@@ -240,6 +246,13 @@ class Planner:
     def exact_chunks(self, plan: Plan) -> list[bytes]:
         """A tensor's chunks when it is kept exactly."""
         return list(lossless.encode(self.exact(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
+
+    def _compare_to_base(self, plan: Plan) -> None:
+        """Note whether a tensor has not changed at all."""
+        raw, base = self.raw(plan), plan.base
+        if base and base.exact and base.dtype == plan.info.dtype:
+            parts = (slice(at, at + _COMPARED) for at in range(0, raw.size, _COMPARED))
+            plan.unchanged = all(np.array_equal(raw[part], base.raw[part]) for part in parts)
 
     def _base_of(self, info: TensorInfo) -> BaseTensor | None:
         """The base's tensor that one may be stored against."""
@@ -461,6 +474,7 @@ def _may_change(plan: Plan) -> bool:
     return (
         plan.goal.kind not in ("lossless", "skip")
         and not plan.same_as
+        and not plan.unchanged
         and info.dtype in dtypes.FLOATS
         and len(info.shape) > 1
         and info.elements >= EXACT_BELOW

@@ -173,11 +173,18 @@ def test_a_base_that_saves_nothing_is_not_used(base: np.ndarray) -> None:
     assert encoded(choice, 3.0 * OLD.size / 8) == encoded(alone, 3.0 * OLD.size / 8)
 
 
+@pytest.mark.parametrize("bits", [0.3, 4.0])
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
-def test_what_has_not_changed_is_kept_exactly(dtype: str) -> None:
+def test_what_has_not_changed_takes_next_to_nothing(dtype: str, bits: float) -> None:
     matrix = as_type(OLD, dtype)
-    assert prepare(matrix, PLAIN, wish(4.0), matrix) is None
-    assert estimate(matrix, PLAIN, wish(4.0), STATES, matrix) is None
+    choice, expected = chosen(matrix, matrix, bits), estimate(matrix, PLAIN, wish(bits), STATES, matrix)
+    assert expected is not None
+    assert (choice.name, choice.codec, choice.based) == (expected.name, expected.codec, expected.based)
+    chunks, error = encoded(choice, bits * OLD.size / 8)
+    assert error == 0
+    assert sum(map(len, chunks)) < 60
+    assert math.isfinite(choice.gain_db)
+    assert np.array_equal(decoded(choice, chunks, matrix.whole()), matrix.whole())
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf])

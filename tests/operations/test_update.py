@@ -580,3 +580,33 @@ def test_an_update_with_a_hole_is_corrupt(tuned_update: Path, tiny_source: Path,
     (copy / "conv.rbe").unlink()
     with pytest.raises(CorruptFile, match=r"conv.rbe: missing"):
         decode_to(copy, tmp_path / "back", base=base_of(tiny_source))
+
+
+def test_a_frozen_tensor_takes_next_to_nothing_on_a_coded_base(tmp_path: Path) -> None:
+    """What a compressed base decodes to is trained on in part: what was not is stored as that, and told as it is."""
+    rng = np.random.default_rng(5)
+    save_file(
+        {f"{name}.w": rng.standard_normal((90, 70)).astype(np.float32) for name in "ab"}, tmp_path / "m.safetensors"
+    )
+    compress_to(tmp_path / "m.safetensors", tmp_path / "base.rbe", bits=4)
+    decode_to(tmp_path / "base.rbe", tmp_path / "decoded.safetensors")
+    new = read_tensors(tmp_path / "decoded.safetensors")
+    new["a.w"] = new["a.w"] + 0.01 * rng.standard_normal((90, 70)).astype(np.float32)
+    save_file(new, tmp_path / "new.safetensors")
+    base = base_of(tmp_path / "base.rbe")
+    for wishes in ({"bits": 2.0}, {"nrmse": 0.01}, {"ratio": 20.0}):
+        done = update(tmp_path / "new.safetensors", tmp_path / "u", tmp_path / "base.rbe", force=True, **wishes)
+        frozen = next(tensor for tensor in done.manifest.tensors if tensor.name == "b.w")
+        assert frozen.bytes < 250, wishes
+        assert frozen.nrmse == 0
+        assert not verify(tmp_path / "u", open_checkpoint(tmp_path / "new.safetensors"), base=base).problems
+
+
+def test_a_base_that_is_of_no_use_is_noted(rbe: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    for name in ("new", "old"):
+        save_file({"a.w": rng.standard_normal((50, 40)).astype(np.float32)}, tmp_path / f"{name}.safetensors")
+    files = [tmp_path / f"{name}.safetensors" for name in ("new", "old")]
+    done = rbe("compress", files[0], "--base", files[1], "--bits", 6, "-o", tmp_path / "u")
+    assert done.code == 0
+    assert "no tensor takes less against old.safetensors" in done.err
