@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ class BaseTensor:
         """Whether its bytes are the same on every machine."""
         return self.chunks is None
 
+    @cached_property
     def fingerprint(self) -> str:
         """The first digits of the SHA-256 of its bytes, or of its chunks where the bytes are not exact."""
         digest = hashlib.sha256()

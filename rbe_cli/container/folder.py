@@ -242,7 +242,7 @@ class Folder:
         lossy, exact = found.dtype in dtypes.FLOATS, found.exact and found.dtype == record.dtype
         if not (lossy if record.codec in LOSSY else exact):
             raise other
-        if record.name not in self._fitting and found.fingerprint() != record.base:
+        if record.name not in self._fitting and found.fingerprint != record.base:
             raise other
         self._fitting.add(record.name)
         return found

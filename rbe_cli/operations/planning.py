@@ -129,7 +129,7 @@ class Plan:
 
     def fingerprint(self, method: str) -> str:
         """That of the base's tensor, if it is stored against it; else empty."""
-        return self.base.fingerprint() if self.base and self.is_based(method) else ""
+        return self.base.fingerprint if self.base and self.is_based(method) else ""
 
     @property
     def shares(self) -> bool:

@@ -80,10 +80,10 @@ def test_fingerprints(tmp_path: Path) -> None:
         assert found[1] is not None
         assert found[2] is not None
         wanted = hashlib.sha256(values.tobytes()).hexdigest()[:16]
-        assert found[0].fingerprint() == found[1].fingerprint() == wanted
+        assert found[0].fingerprint == found[1].fingerprint == wanted
         assert found[0].exact
         assert found[1].exact
-        assert (found[2].fingerprint() == wanted) == found[2].exact
+        assert (found[2].fingerprint == wanted) == found[2].exact
         differs += not found[2].exact
     assert differs
     assert checkpoint.find("no such tensor") is None
@@ -99,7 +99,7 @@ def test_changes_are_exclusive_or() -> None:
 
 def test_fingerprint_of_nothing() -> None:
     empty = BaseTensor("F32", (0, 5), np.empty(0, np.uint8))
-    assert empty.fingerprint() == hashlib.sha256(b"").hexdigest()[:16]
+    assert empty.fingerprint == hashlib.sha256(b"").hexdigest()[:16]
 
 
 def test_an_update_is_no_base(tmp_path: Path) -> None:
