@@ -162,6 +162,7 @@ def _against(
     plain = look(matrix)
     if plain is None:
         return None
+    plain = replace(plain, rounding=Rounding.of(matrix))
     with Difference(matrix, base).held() as difference:
         left = look(difference)
         if left is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from rbe_cli import elements
 from rbe_cli.codec.choice.wish import Wish, reference_error
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_size
+from rbe_cli.codec.residual.rate_control import multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.source import Difference, Matrix
 from rbe_cli.codec.tensor_codec import Choice, estimate, for_size, open_tensor, prepare, start
 from rbe_cli.codec.tiles import Tile
@@ -227,3 +228,15 @@ def test_a_tensor_that_is_looked_at_again_keeps_its_error(tmp_path: Path) -> Non
     first = encoded(choice, 2.0 * MERGED.size / 8)
     choice.analysis.set_aside()
     assert encoded(choice, 2.0 * MERGED.size / 8) == first
+
+
+@pytest.mark.parametrize("nrmse", [0.001, 0.003])
+def test_rounding_to_half_precision_is_forecast(nrmse: float) -> None:
+    """The error of the sum of base and difference is what is left after rounding to the tensor's type."""
+    matrix, base = as_type(TRAINED, "BF16"), as_type(OLD, "BF16")
+    choice = prepare(matrix, PLAIN, replace(wish(8.0), nrmse=nrmse), base)
+    assert choice is not None
+    step = multiplier_for_error(choice.analysis, nrmse) * choice.analysis.unit
+    with ThreadPoolExecutor(1) as pool:
+        error = start(choice, step, STATES, pool).result().squared_error
+    assert math.isclose(math.sqrt(error / choice.analysis.energy), nrmse, rel_tol=0.03)
