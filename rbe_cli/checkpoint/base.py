@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class CheckpointBase:
         shard, info = self._tensors[name]
         return BaseTensor(info.dtype, info.shape, shard.raw(info))
 
+    @cached_property
     def entry(self) -> BaseEntry:
         """What a manifest says of it; all of it is read."""
         sums = [shard.sha256() for shard in self._checkpoint.shards]
@@ -89,6 +90,7 @@ class CompressedBase:
         chunks = None if record.codec == "lossless" else partial(stored.file.chunks, record)
         return BaseTensor(record.dtype, record.shape, decoded, chunks)
 
+    @cached_property
     def entry(self) -> BaseEntry:
         """What a manifest says of it."""
         return BaseEntry(self.name, None, _sha256_of([layer.sha256 for layer in self._folder.manifest.layers]))

@@ -11,7 +11,7 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
-from rbe_cli.container.manifest import NAME
+from rbe_cli.container.manifest import NAME, Manifest
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.plain_file import read_json
 
@@ -44,12 +44,10 @@ class ModelFiles:
         path = Path(source)
         if not (path / NAME).is_file():
             return cls(source, checkpoint=open_source(source), base=base)
-        folder = Folder.open(path)
-        if folder.manifest.base is not None:
-            opened = open_base(base, open_source) if base is not None else None
-            check_base(path, folder.manifest, opened)
-            folder = Folder.open(path, base=opened)
-        return cls(source, folder=folder, base=base)
+        manifest = Manifest.read(path)
+        opened = open_base(base, open_source) if base is not None and manifest.base is not None else None
+        check_base(path, manifest, opened)
+        return cls(source, folder=Folder.open(path, base=opened), base=base)
 
     def file(self, relative: str) -> Path | None:
         """A file beside the weights, such as `config.json`; None if there is none. Raises CorruptFile."""

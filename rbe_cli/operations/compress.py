@@ -35,7 +35,8 @@ from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.files.atomic import atomic_folder, check_apart, check_free, check_own
 from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.journal import Journal
-from rbe_cli.operations.planning import Plan, Planner, goal_multiplier
+from rbe_cli.operations.plan import Plan, goal_multiplier
+from rbe_cli.operations.planning import Planner
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 
@@ -114,7 +115,7 @@ def compress(
     with worker_threads(settings.threads) as pool:
         sources = _fingerprints(checkpoint, pool)
         if maybe_finished:
-            finished = _finished(checkpoint, sources, out, settings, base.entry() if base else None)
+            finished = _finished(checkpoint, sources, out, settings, base.entry if base else None)
             if finished is not None:
                 progress.note(f"{out} is complete already")
                 return Compressed(finished.manifest, finished.size, time.perf_counter() - started, {}, 0.0, 0)
@@ -200,7 +201,7 @@ class _Job:
         self.progress = progress
         self.encode_ns: dict[str, float] = {}
         self.passes = 0
-        self.base = base.entry() if base else None
+        self.base = base.entry if base else None
         self.planner = Planner(checkpoint, settings, pool, progress, base)
         self.journal = Journal(
             folder.with_name("journal"),

@@ -24,7 +24,8 @@ from rbe_cli.container.manifest import BaseEntry, FileEntry, LayerEntry, Manifes
 from rbe_cli.container.names import file_names
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.compress import TOOL, choice_entry
-from rbe_cli.operations.planning import EXACT_SAMPLE, Plan, Planner, goal_multiplier
+from rbe_cli.operations.plan import Plan, goal_multiplier
+from rbe_cli.operations.planning import EXACT_SAMPLE, Planner
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 from rbe_cli.operations.settings import Settings
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,130 +19,40 @@ from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.wish import LOOKS, OTHERWISE, Wish, reference_error
-from rbe_cli.codec.parameters import LONGEST_AXIS
 from rbe_cli.codec.residual.analysis import Analysis
 from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping, damping
 from rbe_cli.codec.residual.rate_control import (
     AIM,
-    AtMost,
     Expected,
     Forecast,
-    OwnGoal,
     expected_size,
     multiplier_for_error,
     multiplier_for_size,
 )
-from rbe_cli.codec.residual.trellis_codec import MAX_INDEX
 from rbe_cli.codec.source import Bytes, Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.names import layer_of
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.plan import EXACT_SHARE, Plan
 from rbe_cli.operations.progress import Progress
-from rbe_cli.operations.settings import EXACT, EXACT_BELOW, Goal, Settings
+from rbe_cli.operations.settings import EXACT_BELOW, Goal, Settings
 
 #: Elements that are looked at to know what a tensor takes kept exactly, and those that tell first whether that may be
 #: less than so many times what is asked for: tensors that share a step take more or less than that.
 EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
-#: How near the former comes; and a share of a tensor's bytes that it does not take kept exactly, if nothing is known.
-_NEARLY, _SURELY_LESS = 0.95, 0.6
 #: How many octaves finer or coarser than was thought steps are believed to turn out.
 _MOST_OCTAVES = 20.0
-#: And the share that floats do take then, about, and the bytes of a tensor for which that is not good enough.
-_EXACT, _WORTH_A_LOOK = 0.85, 1 << 14
+#: Bytes of a tensor from which on it is looked at what it takes kept exactly.
+_WORTH_A_LOOK = 1 << 14
 #: Bytes that are compared to a base's at once.
 _COMPARED = 1 << 22
 #: Bytes that a fingerprint takes in a layer file and in the manifest.
-FINGERPRINTED = 2 * len('"base":"0123456789abcdef",')
+_FINGERPRINTED = 2 * len('"base":"0123456789abcdef",')
 #: From this share of the weights on, it counts for the others that they are kept exactly, and is told where a size is
 #: out of reach; and the bits that these others are thought to have at least.
 _MANY, _LEAST_BITS = 0.05, 0.03
-
-
-@dataclass
-class Plan:
-    """How one tensor is going to be coded.
-
-    Attributes
-    ----------
-    shard : int
-        Number of the file it is in.
-    choice : Choice or None
-        How it is coded; None is exact.
-    goal : Goal
-        What is asked of it.
-    same_as : str
-        An identical tensor that is stored already.
-    exact_bytes : float
-        About what it takes kept exactly; infinity where that is known to be more than what it is going to take.
-    tolerance : float
-        How far below its goal it may stay, relative.
-    base : BaseTensor or None
-        The base's tensor of the same name and shape.
-    changes : bool or None
-        Kept exactly, it is stored as what differs from the base: that takes less. None is not known yet.
-    unchanged : bool
-        It is the base's tensor, byte for byte, on every machine.
-    analyse_ns : int
-        Processor time it took to find out.
-    """
-
-    shard: int
-    info: TensorInfo
-    tolerance: float
-    choice: Choice | None = None
-    goal: Goal = EXACT
-    same_as: str = ""
-    exact_bytes: float = math.inf
-    base: BaseTensor | None = None
-    changes: bool | None = None
-    unchanged: bool = False
-    analyse_ns: int = 0
-
-    @property
-    def analysis(self) -> Forecast | None:
-        """Of the pipeline that was chosen."""
-        return self.choice.analysis if self.choice else None
-
-    @property
-    def expected(self) -> AtMost | None:
-        """What it is going to take, coded or kept exactly."""
-        if self.analysis is None:
-            return None
-        most = min(self.exact_bytes, _EXACT * self.info.nbytes)
-        return AtMost(self.analysis, most, self.analysis.largest / MAX_INDEX)
-
-    def may_be_less_exactly(self, size: float) -> bool:
-        """Whether it may take less than so many bytes kept exactly."""
-        return size >= min(_NEARLY * self.exact_bytes, _SURELY_LESS * self.info.nbytes)
-
-    def base_matrix(self, matrix: Matrix) -> Matrix | None:
-        """That of the base as rows x columns like the tensor's own; None if it has none that can be taken from it."""
-        if self.base is None or self.base.dtype not in dtypes.FLOATS:
-            return None
-        return self.base.matrix(matrix.rows, matrix.columns)
-
-    def is_based(self, method: str) -> bool:
-        """Whether it is stored against its base, if it is with this method."""
-        return bool(self.changes) if method == "lossless" else bool(self.choice and self.choice.based)
-
-    def fingerprint(self, method: str) -> str:
-        """That of the base's tensor, if it is stored against it; else empty."""
-        return self.base.fingerprint if self.base and self.is_based(method) else ""
-
-    @property
-    def shares(self) -> bool:
-        """Whether it has the step that others have."""
-        return self.analysis is not None and self.goal.kind == "shared"
-
-    @property
-    def own_goal(self) -> OwnGoal | None:
-        """The goal of a tensor that does not share the others' step."""
-        expected = self.expected
-        if expected is None or self.shares:
-            return None
-        return OwnGoal(expected, self.info.elements, self.goal.kind, self.goal.value, self.tolerance)
 
 
 class Planner:
@@ -186,12 +96,12 @@ class Planner:
             )
             for shard, info in self.checkpoint.tensors
         ]
-        list(self._pool.map(self._compare_to_base, [plan for plan in self.plans if plan.base]))
+        list(self._pool.map(self._compare_to_base, [plan for plan in self.plans if plan.base and plan.may_change]))
         if self._base is not None and not any(plan.base for plan in self.plans):
             raise UsageError(f"{self._base.name}: has no tensor of {self.checkpoint.name}, so it is no base of it")
         self._find_identical()
         self._progress.phase("analysing", self.elements)
-        kept = [plan for plan in self.plans if not _may_change(plan)]
+        kept = [plan for plan in self.plans if not plan.may_change]
         if sum(plan.info.elements for plan in kept) > _MANY * self.elements:
             list(self._pool.map(self.look_at_kept, kept))
         self._bits = self._bits_beside(kept)
@@ -240,7 +150,7 @@ class Planner:
         changes = Changes(raw, base.raw)
         if plan.changes is None:
             wanted = (lossless.expected_bytes(each, plan.info.dtype, EXACT_SAMPLE) for each in (changes, raw))
-            plan.changes = next(wanted) + FINGERPRINTED < next(wanted)
+            plan.changes = next(wanted) + _FINGERPRINTED < next(wanted)
         return changes if plan.changes else raw
 
     def exact_chunks(self, plan: Plan) -> list[bytes]:
@@ -316,7 +226,7 @@ class Planner:
 
     def _analyse(self, plan: Plan) -> None:
         info = plan.info
-        if _may_change(plan):
+        if plan.may_change:
             started = time.thread_time_ns()
             matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
             shaping = self.settings.shaping(info.name, self._inputs(plan))
@@ -445,7 +355,7 @@ class Planner:
         for plan in self.plans:
             total += 380 + 2 * len(plan.info.name)
             if plan.analysis is None and not plan.same_as:
-                guess = plan.info.nbytes * (_EXACT if plan.info.dtype in dtypes.FLOATS else 0.3)
+                guess = plan.info.nbytes * (EXACT_SHARE if plan.info.dtype in dtypes.FLOATS else 0.3)
                 total += plan.exact_bytes if math.isfinite(plan.exact_bytes) else guess
             elif plan.expected is not None and plan.own_goal is not None:
                 total += plan.expected.expected_bytes(plan.own_goal.first() * plan.expected.unit)
@@ -466,26 +376,6 @@ class Planner:
             f"{self.checkpoint.name}: cannot be that small; what the codec can do here is about {bits:g} bits per "
             f"weight, a ratio of {ratio:g}{kept}"
         )
-
-
-def _may_change(plan: Plan) -> bool:
-    """Whether a tensor is looked at to be approximated."""
-    info = plan.info
-    return (
-        plan.goal.kind not in ("lossless", "skip")
-        and not plan.same_as
-        and not plan.unchanged
-        and info.dtype in dtypes.FLOATS
-        and len(info.shape) > 1
-        and info.elements >= EXACT_BELOW
-        and max(view_shape(info.shape)) <= LONGEST_AXIS
-    )
-
-
-def goal_multiplier(plan: Plan, shared: float) -> float:
-    """The multiplier a tensor starts with: `shared`, or the one its own goal asks for."""
-    goal = plan.own_goal
-    return shared if goal is None else goal.first()
 
 
 def _choice_text(choice: Choice) -> str:

@@ -196,7 +196,7 @@ def sweep(
     `results` is a file of records of finished points: those in it are not tried again, new ones are added as they come.
     `done` is told each point, and whether it came from there.
     """
-    source = [shard.sha256() for shard in checkpoint.shards] + ([base.entry().sha256] if base else [])
+    source = [shard.sha256() for shard in checkpoint.shards] + ([base.entry.sha256] if base else [])
     known = {} if results is None else _read(results)
     points = []
     for one in settings:

@@ -350,7 +350,6 @@ class SizeSearch:
         self._tolerance = tolerance
         self._over, self._under = 0.0, math.inf
         self._scales: dict[float, float] = {}
-        self._was_over: list[bool] = []
         self.best: tuple[int, float] | None = None
         self._last = 0, 0, 0.0
         self.multiplier = multiplier_for_size(analyses, budget * AIM - overhead)
@@ -374,8 +373,8 @@ class SizeSearch:
         Returns False when there is nothing better left to try.
         """
         tried = self.multiplier
+        same_side = (size > self._budget) == (self._last[0] > self._budget)
         self._last = size, shares, tried
-        self._was_over.append(size > self._budget)
         if size > self._budget:
             self._over = max(self._over, tried)
         else:
@@ -387,11 +386,11 @@ class SizeSearch:
             return False
         self._scales[tried] = shares / expected_size(self._analyses, tried)
         following = multiplier_for_size(self._analyses, room, self._scale)
-        between = self._over > 0 and math.isfinite(self._under)
+        between = self._between
         # The size is no smooth function where few weights are sent at all: close in from both sides.
         if not between and not self._over < following < self._under:
             following = tried * (1.1 if size > self._budget else 1 / 1.1)
-        if between and (not self._over < following < self._under or self._was_over[-1] in self._was_over[-2:-1]):
+        if between and (not self._over < following < self._under or same_side):
             following = math.sqrt(self._over * self._under)
         self.multiplier = following
         if not between:
@@ -400,9 +399,14 @@ class SizeSearch:
         weights = sum(analysis.matrix.rows * analysis.matrix.columns for analysis in self._analyses)
         return math.log2(self._under / self._over) * weights / 8 > self._budget * self._tolerance / 4
 
+    @property
+    def _between(self) -> bool:
+        """Whether something was measured on both sides of the budget."""
+        return self._over > 0 and math.isfinite(self._under)
+
     def _scale(self, multiplier: float) -> float:
         """What was measured over what was forecast: the last, or between those on both sides of the budget."""
-        if not self._over or math.isinf(self._under):
+        if not self._between:
             return self._scales[self._last[2]]
         sides = self._over, self._under
         scales = [math.log2(self._scales[side]) for side in sides]
