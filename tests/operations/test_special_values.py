@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.reader import open_checkpoint
-from rbe_cli.operations import planning
+from rbe_cli.operations import plan
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.forecast import forecast
 from rbe_cli.operations.settings import Settings
@@ -209,7 +209,7 @@ def test_forecast_of_a_matrix_that_structure_alone_leaves_nothing_of(tmp_path: P
 
 
 def test_an_axis_longer_than_the_format_has_is_kept_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "LONGEST_AXIS", 4095)
+    monkeypatch.setattr(plan, "LONGEST_AXIS", 4095)
     save_file({"a": scaled_normal((4096, 2), 1), "b": scaled_normal((64, 128), 2)}, tmp_path / "x.safetensors")
     tensors = compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=20).manifest.tensors
     assert [tensor.method.split(",")[0] for tensor in tensors] == ["lossless", "trellis"]
