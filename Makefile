@@ -29,8 +29,9 @@ demo: install
 	ls -l demo/back
 	@echo 'now: . $(BIN)/activate, and rbe is on your path'
 
+# One process for each core, but for machines that have many and may not use them.
 test: dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: dev
 	$(BIN)/ruff check .

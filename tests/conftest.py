@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # No test may reach for the network, whatever name it mistypes.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tables are as wide as where there is no terminal, whatever the caller's is (workers of xdist are told one).
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 settings.register_profile(
     "rbe",
