@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +52,16 @@ def chunk_bytes(dtype: str) -> int:
     return CHUNK * _width(dtype)
 
 
-def encode(raw: Bytes, dtype: str, store: bool = False) -> Iterator[bytes]:
-    """Chunks of a tensor given as its bytes; with `store`, not compressed at all."""
+class Apply(Protocol):
+    """`map`, or that of an executor, whose threads begin at once."""
+
+    def __call__(self, function: Callable[[int], bytes], starts: Iterable[int], /) -> Iterator[bytes]: ...  # noqa: D102
+
+
+def encode(raw: Bytes, dtype: str, store: bool = False, apply: Apply = map) -> Iterator[bytes]:
+    """Chunks of a tensor given as its bytes, each by `apply`; with `store`, not compressed at all."""
     size = chunk_bytes(dtype)
-    for at in range(0, raw.size, size):
-        yield _encode_chunk(raw[at : at + size], dtype, store)
+    return apply(lambda start: _encode_chunk(raw[start : start + size], dtype, store), range(0, raw.size, size))
 
 
 def expected_bytes(raw: Bytes, dtype: str, sample: int) -> float:

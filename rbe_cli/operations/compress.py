@@ -292,7 +292,7 @@ class _Job:
 
     def _encoded_tensors(self, plans: list[Plan], multiplier: float) -> Iterator[tuple[EncodedTensor, metrics.Error]]:
         """Encode in order, with the jobs of the tensors ahead already under way."""
-        ahead: deque[tuple[Plan, float, AnyEncoding | None]] = deque()
+        ahead: deque[tuple[Plan, float, AnyEncoding | None, Iterator[bytes] | None]] = deque()
         waiting = iter(plans)
         under_way = 0
         exhausted = False
@@ -304,12 +304,13 @@ class _Job:
                     break
                 own = goal_multiplier(plan, multiplier)
                 encoding = self._start(plan.choice, own) if plan.choice is not None else None
-                ahead.append((plan, own, encoding))
+                chunks = None if encoding or plan.same_as else self._exact_chunks(plan)
+                ahead.append((plan, own, encoding, chunks))
                 under_way += plan.info.elements
             if not ahead:
                 return
-            plan, own, encoding = ahead.popleft()
-            yield self._finish(plan, own, encoding)
+            plan, own, encoding, chunks = ahead.popleft()
+            yield self._finish(plan, own, encoding, chunks)
             under_way -= plan.info.elements
             self.progress.advance(plan.info.elements)
 
@@ -321,28 +322,37 @@ class _Job:
         return tensor_codec.start(choice, step, self.settings.states, self.pool)
 
     def _finish(
-        self, plan: Plan, multiplier: float, encoding: AnyEncoding | None
+        self, plan: Plan, multiplier: float, encoding: AnyEncoding | None, exact: Iterator[bytes] | None
     ) -> tuple[EncodedTensor, metrics.Error]:
+        """Wait for what was begun, the `encoding` or the chunks of a tensor that is kept exactly.
+
+        One whose encoding meets no goal, or is larger, is kept exactly, too.
+        """
         info = plan.info
-        exact = metrics.Error(0.0, 0.0, info.elements)
+        no_error = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
-            return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), exact
+            return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), no_error
         if plan.choice is not None and plan.analysis is not None and encoding is not None:
             result = self._meet_goal(plan, plan.choice, multiplier, encoding.result())
             if result is not None:
-                size = result.size
                 self.encode_ns[info.name] = result.nanoseconds / info.elements
-                if not plan.may_be_less_exactly(size) or size < sum(map(len, self.planner.exact_chunks(plan))):
+                chunks = list(self._exact_chunks(plan)) if plan.may_be_less_exactly(result.size) else None
+                if chunks is None or result.size < sum(map(len, chunks)):
                     error = metrics.Error(result.squared_error, plan.analysis.energy, info.elements)
                     codec = plan.choice.codec
                     return EncodedTensor(
                         info.name, info.dtype, info.shape, codec, result.chunks, version=result.version,
                         base=plan.fingerprint(codec),
                     ), error  # fmt: skip
-        chunks = self.planner.exact_chunks(plan)
+                exact = iter(chunks)
+        chunks = list(exact if exact is not None else self._exact_chunks(plan))
         return EncodedTensor(
             info.name, info.dtype, info.shape, "lossless", chunks, base=plan.fingerprint("lossless")
-        ), exact
+        ), no_error
+
+    def _exact_chunks(self, plan: Plan) -> Iterator[bytes]:
+        """Begin to keep a tensor exactly."""
+        return self.planner.exact_chunks(plan, self.pool.map)
 
     def _meet_goal(
         self, plan: Plan, choice: Choice, multiplier: float, first: trellis_codec.Encoded

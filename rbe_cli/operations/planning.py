@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -153,9 +153,9 @@ class Planner:
             plan.changes = next(wanted) + _FINGERPRINTED < next(wanted)
         return changes if plan.changes else raw
 
-    def exact_chunks(self, plan: Plan) -> list[bytes]:
-        """A tensor's chunks when it is kept exactly."""
-        return list(lossless.encode(self.exact(plan), plan.info.dtype, store=plan.goal.kind == "skip"))
+    def exact_chunks(self, plan: Plan, apply: lossless.Apply = map) -> Iterator[bytes]:
+        """A tensor's chunks when it is kept exactly; with the `map` of an executor its threads begin at once."""
+        return lossless.encode(self.exact(plan), plan.info.dtype, store=plan.goal.kind == "skip", apply=apply)
 
     def _compare_to_base(self, plan: Plan) -> None:
         """Note whether a tensor has not changed at all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -148,3 +150,10 @@ def test_size_of_a_mask_is_told_from_its_parts(sample: int, near: float) -> None
     raw = np.tril(np.ones((2048, 2048), np.uint8)).reshape(-1)
     taken = sum(map(len, lossless.encode(raw, "BOOL")))
     assert lossless.expected_bytes(raw, "BOOL", sample) == pytest.approx(taken, rel=near)
+
+
+def test_threads_make_the_same_chunks(pool: ThreadPoolExecutor) -> None:
+    raw = raw_bytes(np.random.default_rng(2).standard_normal(3 * lossless.CHUNK + 5).astype(np.float32))
+    chunks = list(lossless.encode(raw, "F32"))
+    assert len(chunks) == 4
+    assert list(lossless.encode(raw, "F32", apply=pool.map)) == chunks
