@@ -21,6 +21,8 @@ from rbe_cli.kernels.field import squared_error
 
 #: Elements that are looked at at once, and the most of a whole matrix that is read at once.
 _BAND, _READ = 1 << 18, 1 << 20
+#: Rows side by side, and elements, that tell how large a difference is, about; and how small it is at least.
+_RUN, _GLANCE, _LEAST_SHARE = 4, 1 << 16, 2.0**-20
 #: Largest matrix, in elements, that is held in memory as it is looked at again and again.
 LARGEST_HELD = 1 << 28
 
@@ -256,6 +258,14 @@ class Difference(Matrix):
             return self._held[rows]
         with np.errstate(invalid="ignore"):
             return self.weights().some(rows) - self.base.some(rows)
+
+    def share(self) -> float:
+        """How large it is relative to the tensor, at most 1: by the RMS of some rows."""
+        runs = np.linspace(0, max(self.rows - _RUN, 0), max(1, min(self.rows, _GLANCE // self.columns) // _RUN))
+        rows = np.unique(runs.astype(np.int64)[:, None] + np.arange(min(_RUN, self.rows)))
+        with np.errstate(all="ignore"):
+            share = np.linalg.norm(self.some(rows)) / np.linalg.norm(self.weights().some(rows))
+        return float(np.clip(share, _LEAST_SHARE, 1.0)) if np.isfinite(share) else 1.0
 
     def weights(self) -> Matrix:
         """The tensor itself."""

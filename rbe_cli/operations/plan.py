@@ -45,6 +45,8 @@ class Plan:
         Kept exactly, it is stored as what differs from the base: that takes less. None is not known yet.
     unchanged : bool
         It is the base's tensor, byte for byte, on every machine.
+    changed : float
+        How large its difference to the base is, relative to itself, at most 1: by the RMS of some rows.
     analyse_ns : int
         Processor time it took to find out.
     """
@@ -59,6 +61,7 @@ class Plan:
     base: BaseTensor | None = None
     changes: bool | None = None
     unchanged: bool = False
+    changed: float = 1.0
     analyse_ns: int = 0
 
     @property

@@ -29,7 +29,7 @@ from rbe_cli.codec.residual.rate_control import (
     multiplier_for_error,
     multiplier_for_size,
 )
-from rbe_cli.codec.source import Bytes, Matrix, view_shape
+from rbe_cli.codec.source import Bytes, Difference, Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.base import BaseTensor, Changes
@@ -100,6 +100,7 @@ class Planner:
         if self._base is not None and not any(plan.base for plan in self.plans):
             raise UsageError(f"{self._base.name}: has no tensor of {self.checkpoint.name}, so it is no base of it")
         self._find_identical()
+        self._finer = at_first = self._finer_by_base()
         self._progress.phase("analysing", self.elements)
         kept = [plan for plan in self.plans if not plan.may_change]
         if sum(plan.info.elements for plan in kept) > _MANY * self.elements:
@@ -110,7 +111,7 @@ class Planner:
             bits = self._bits_beside([plan for plan in self.plans if plan.choice is None])
             if bits and self._bits and bits > OTHERWISE * self._bits:
                 # More is kept exactly than types and shapes told.
-                self._bits, self._finer = bits, 1.0
+                self._bits, self._finer = bits, at_first
             elif (finer := self._finer_than_thought()) != 1:
                 self._finer *= finer
             else:
@@ -140,29 +141,47 @@ class Planner:
         """A tensor's bytes."""
         return self.checkpoint.shards[plan.shard].raw(plan.info)
 
+    def _matrix(self, plan: Plan) -> Matrix:
+        return Matrix(self.raw(plan), plan.info.dtype, *view_shape(plan.info.shape))
+
     def exact(self, plan: Plan) -> Bytes:
         """What is stored of a tensor that is kept exactly: its bytes, or what differs from its base's."""
-        raw = self.raw(plan)
-        base = plan.base
-        if not (base and base.exact and base.dtype == plan.info.dtype and raw.size and plan.goal.kind != "skip"):
+        raw, changes = self.raw(plan), self._changes(plan)
+        if changes is None:
             plan.changes = False
-            return raw
-        changes = Changes(raw, base.raw)
-        if plan.changes is None:
+        elif plan.changes is None:
             wanted = (lossless.expected_bytes(each, plan.info.dtype, EXACT_SAMPLE) for each in (changes, raw))
             plan.changes = next(wanted) + _FINGERPRINTED < next(wanted)
-        return changes if plan.changes else raw
+        return changes if changes is not None and plan.changes else raw
+
+    def _changes(self, plan: Plan) -> Changes | None:
+        """What differs from the bytes of a tensor's base, where that may be stored."""
+        base = plan.base
+        if not (base and base.exact and base.dtype == plan.info.dtype and base.raw.size and plan.goal.kind != "skip"):
+            return None
+        return Changes(self.raw(plan), base.raw)
 
     def exact_chunks(self, plan: Plan, apply: lossless.Apply = map) -> Iterator[bytes]:
         """A tensor's chunks when it is kept exactly; with the `map` of an executor its threads begin at once."""
         return lossless.encode(self.exact(plan), plan.info.dtype, store=plan.goal.kind == "skip", apply=apply)
 
     def _compare_to_base(self, plan: Plan) -> None:
-        """Note whether a tensor has not changed at all."""
+        """Note whether a tensor has not changed at all, or else how much, about."""
         raw, base = self.raw(plan), plan.base
         if base and base.exact and base.dtype == plan.info.dtype:
             parts = (slice(at, at + _COMPARED) for at in range(0, raw.size, _COMPARED))
             plan.unchanged = all(np.array_equal(raw[part], base.raw[part]) for part in parts)
+        matrix = self._matrix(plan)
+        base_matrix = None if plan.unchanged else plan.base_matrix(matrix)
+        if base_matrix is not None:
+            plan.changed = Difference(matrix, base_matrix).share()
+
+    def _finer_by_base(self) -> float:
+        """How many times finer the steps are that tensors share, since it is their differences that take the bits."""
+        sharing = [plan for plan in self.plans if plan.may_change and plan.goal.kind == "shared"]
+        elements = sum(plan.info.elements for plan in sharing)
+        octaves = sum(-math.log2(plan.changed) * plan.info.elements for plan in sharing)
+        return math.exp2(octaves / elements) if elements else 1.0
 
     def _base_of(self, info: TensorInfo) -> BaseTensor | None:
         """The base's tensor that one may be stored against."""
@@ -228,7 +247,7 @@ class Planner:
         info = plan.info
         if plan.may_change:
             started = time.thread_time_ns()
-            matrix = Matrix(self.raw(plan), info.dtype, *view_shape(info.shape))
+            matrix = self._matrix(plan)
             shaping = self.settings.shaping(info.name, self._inputs(plan))
             wish = self._wish(plan)
             choose = partial(self.choose, matrix, shaping, base=plan.base_matrix(matrix))
@@ -276,13 +295,13 @@ class Planner:
 
     def _look_at_exact(self, plan: Plan, analysis: Forecast) -> None:
         """Note what a tensor takes kept exactly, where that may be less than what it is going to take."""
-        raw = self.exact(plan)
+        dtype, ways = plan.info.dtype, [way for way in (self.raw(plan), self._changes(plan)) if way is not None]
         if plan.goal.kind == "nrmse":
             asked = analysis.expected_bytes(multiplier_for_error(analysis, plan.goal.value) * analysis.unit)
         else:
             asked = self._wish(plan).bits * plan.info.elements / 8
-        if lossless.expected_bytes(raw, plan.info.dtype, _GLANCE) < _LIKELY * asked:
-            plan.exact_bytes = lossless.expected_bytes(raw, plan.info.dtype, EXACT_SAMPLE)
+        if min(lossless.expected_bytes(way, dtype, _GLANCE) for way in ways) < _LIKELY * asked:
+            plan.exact_bytes = lossless.expected_bytes(self.exact(plan), dtype, EXACT_SAMPLE)
 
     def _read_importance(self, path: Path) -> Importance:
         """Open the importance file. Raises UsageError if it knows of none of the tensors: it would do nothing."""
@@ -322,7 +341,8 @@ class Planner:
             settings.transform, settings.block, settings.k, error, (bits or 4.0) + math.log2(finer),
             settings.structure_only, settings.threshold,
         )  # fmt: skip
-        return wish.at_step(wish.step / self._finer) if plan.goal.kind == "shared" and self._finer != 1 else wish
+        times = {"shared": 1 / self._finer, "bits": plan.changed}.get(plan.goal.kind, 1.0)
+        return wish.at_step(wish.step * times) if times != 1 else wish
 
     def _explain_exact(self, matrix: Matrix, name: str) -> None:
         if not all(np.isfinite(band).all() for _, band in matrix.bands()):

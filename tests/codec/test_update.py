@@ -59,6 +59,22 @@ def test_difference_is_read_like_a_matrix(dtype: str, base: str) -> None:
     assert np.array_equal(difference.weights().whole(), new.whole())
 
 
+@pytest.mark.parametrize("shape", [(1, 3000), (3, 7), (260, 96), (5000, 40), (40, 5000)])
+def test_some_rows_tell_how_large_a_difference_is(shape: tuple[int, int]) -> None:
+    old = noise(1, shape)
+    new = old + 0.03 * noise(2, shape)
+    share = Difference(as_type(new, "F32"), as_type(old, "F32")).share()
+    assert share == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(new), rel=0.2)
+
+
+def test_share_of_a_difference_is_between_next_to_nothing_and_one() -> None:
+    new, zero = as_type(TRAINED, "F32"), as_type(0 * OLD, "F32")
+    assert Difference(new, new).share() == 2**-20
+    assert Difference(new, as_type(-OLD, "F32")).share() == 1
+    assert Difference(zero, new).share() == Difference(zero, zero).share() == 1
+    assert Difference(as_type(TRAINED * np.nan, "F32"), new).share() == 1
+
+
 def test_difference_reads_rows_of_what_is_in_a_file() -> None:
     class InFile:
         def __init__(self, raw: np.ndarray) -> None:

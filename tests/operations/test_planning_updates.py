@@ -6,10 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.base import CheckpointBase
 from rbe_cli.checkpoint.reader import open_checkpoint
+from rbe_cli.codec.choice.wish import Wish
+from rbe_cli.codec.residual.analysis import Analysis
+from rbe_cli.codec.residual.noise_shaping import Shaping
+from rbe_cli.codec.residual.rate_control import multiplier_for_size
+from rbe_cli.codec.source import Matrix
+from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.operations.planning import Planner
 from rbe_cli.operations.progress import Silent
 from rbe_cli.operations.settings import Settings
@@ -30,3 +37,40 @@ def test_small_tensors_that_the_base_has_leave_their_room_to_the_others(tmp_path
         planner.plan()
     kept = [plan for plan in planner.plans if plan.info.name in vectors]
     assert sum(plan.exact_bytes for plan in kept) < 0.05 * sum(plan.info.nbytes for plan in kept)
+
+
+class _Phases(Silent):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def phase(self, name: str, total: int) -> None:
+        self.names.append(name)
+
+
+@pytest.mark.parametrize("settings", [Settings(bits=2.0), Settings(bits=8.0, overrides=("weight=bits:2",))])
+def test_steps_are_thought_of_as_fine_as_differences_make_them(tmp_path: Path, settings: Settings) -> None:
+    """Structure is chosen once: at a step of the whole tensors it would be for steps 30 times too coarse."""
+    old = scaled_normal((128, 128), 1).astype(np.float32)
+    new = old + 0.03 * scaled_normal((128, 128), 2).astype(np.float32)
+    save_file({"weight": old}, tmp_path / "base.safetensors")
+    save_file({"weight": new}, tmp_path / "new.safetensors")
+    base = CheckpointBase(open_checkpoint(tmp_path / "base.safetensors"))
+    progress, steps = _Phases(), []
+    with ThreadPoolExecutor(1) as pool:
+        planner = Planner(open_checkpoint(tmp_path / "new.safetensors"), settings, pool, progress, base)
+        choose = planner.choose
+
+        def noted(matrix: Matrix, shaping: Shaping, wish: Wish, base: Matrix | None) -> Choice | None:
+            steps.append(wish.step)
+            return choose(matrix, shaping, wish, base)
+
+        planner.choose = noted  # type: ignore[method-assign]
+        planner.plan()
+    assert progress.names == ["analysing"]
+    assert len(steps) == 1
+    (plan,) = planner.plans
+    assert 0.02 < plan.changed < 0.04
+    assert isinstance(plan.analysis, Analysis)
+    size = 2.0 * old.size / 8
+    step = plan.analysis.relative_step(multiplier_for_size([plan.analysis], size) * plan.analysis.unit)
+    assert steps[0] == pytest.approx(step, rel=0.4)
