@@ -16,9 +16,9 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec.workspace import apart
 from rbe_cli.container.base import BaseTensor
 from rbe_cli.container.folder import Folder, Piece
-from rbe_cli.container.manifest import NAME, BaseEntry
-from rbe_cli.container.names import is_text
+from rbe_cli.container.manifest import BaseEntry
 from rbe_cli.errors import RBEError
+from rbe_cli.files.names import MANIFEST, is_text
 
 #: Tensors of a compressed base whose chunks are in memory at once, and decoded pieces of any.
 _TENSORS, _PIECES = 4, 8
@@ -76,7 +76,7 @@ class CompressedBase:
         self.name = folder.path.resolve().name
         if not is_text(self.name):
             raise RBEError(f"{folder.path}: its name is no UTF-8; rename it")
-        self.files = [folder.path / name for name in (NAME, *(layer.file for layer in manifest.layers))]
+        self.files = [folder.path / name for name in (MANIFEST, *(layer.file for layer in manifest.layers))]
         self._pieces = lru_cache(_TENSORS)(self._open)
         self._decoded = lru_cache(_PIECES)(self._decode)
 
@@ -138,6 +138,6 @@ AnyBase = CheckpointBase | CompressedBase
 def open_base(source: str, open_source: Callable[[str], Checkpoint]) -> AnyBase:
     """Open what the user called a base; `open_source` opens a checkpoint. Raises RBEError, CorruptFile."""
     path = Path(source)
-    if source and (path / NAME).is_file():
+    if source and (path / MANIFEST).is_file():
         return CompressedBase(Folder.open(path))
     return CheckpointBase(open_source(source))

@@ -14,8 +14,8 @@ from pathlib import Path
 from rbe_cli import dtypes, models
 from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rbe_cli.checkpoint.weight_files import INDEX_SUFFIX, SUFFIX, WeightFiles, folder_weights, weight_files
-from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.errors import CorruptFile, RBEError, first_line
+from rbe_cli.files.names import LAYER_SUFFIX
 
 #: The small files that are fetched beside the weights.
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*"]
@@ -28,7 +28,7 @@ _TRANSPORTS = ("http", "requests", "urllib3")
 _PART = r"(?!.*(--|\.\.))\w([\w.-]{0,94}\w)?"
 _REPO_ID = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 #: How a name ends that is meant for a file or folder, whatever a repository may be called.
-_FILES = (SUFFIX, INDEX_SUFFIX, LAYER, ".git")
+_FILES = (SUFFIX, INDEX_SUFFIX, LAYER_SUFFIX, ".git")
 #: Headers read at once.
 _CONNECTIONS = 8
 

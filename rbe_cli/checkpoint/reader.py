@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.weight_files import INDEX_SUFFIX, SUFFIX, WeightFiles, folder_weights, indexed
-from rbe_cli.container.manifest import NAME as MANIFEST
-from rbe_cli.container.names import SUFFIX as LAYER
-from rbe_cli.container.names import is_plain, is_text
 from rbe_cli.errors import CorruptFile, RBEError, first_line
+from rbe_cli.files.names import LAYER_SUFFIX, MANIFEST, is_plain, is_text
 from rbe_cli.files.plain_file import PlainFile
 
 #: Other frameworks' weights and archives: never carried along.
@@ -161,7 +159,7 @@ def open_checkpoint(path: Path, files: WeightFiles | None = None) -> Checkpoint:
     elif path.name.endswith(INDEX_SUFFIX):
         checkpoint = _open_files(path.parent, indexed(path))
         checkpoint.carried = [(path, path.name)]
-    elif path.name.endswith(LAYER):
+    elif path.name.endswith(LAYER_SUFFIX):
         raise RBEError(f"{path}: {_COMPRESSED}")
     elif path.is_file():
         checkpoint = Checkpoint(path.name, [open_shard(path, path.name)])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbe_cli.container.names import is_plain
 from rbe_cli.errors import CorruptFile
+from rbe_cli.files.names import is_plain
 from rbe_cli.files.plain_file import read_json
 
 SUFFIX = ".safetensors"

@@ -10,9 +10,8 @@ import typer
 
 from rbe_cli.cli import budgets, harmless, options, tables
 from rbe_cli.cli.console import stdout
-from rbe_cli.container.manifest import NAME as MANIFEST
-from rbe_cli.container.names import SUFFIX as LAYER
 from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.files.names import LAYER_SUFFIX, MANIFEST
 from rbe_cli.operations.budgets import Budget, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.settings import Settings
@@ -114,12 +113,12 @@ def _is_compressed(path: str) -> bool:
     if here.is_dir():
         compressed, checkpoint = (here / MANIFEST).exists(), any(here.glob("*.safetensors*"))
     else:
-        compressed = here.name == MANIFEST or here.name.endswith(LAYER)
+        compressed = here.name == MANIFEST or here.name.endswith(LAYER_SUFFIX)
         checkpoint = here.name.endswith((".safetensors", ".safetensors.index.json"))
     if not compressed and not checkpoint:
         raise RBEError(
-            f"{path}: nothing to inspect; give a folder that `rbe compress` wrote (with an {MANIFEST}), one {LAYER} "
-            "file, or a checkpoint of .safetensors files"
+            f"{path}: nothing to inspect; give a folder that `rbe compress` wrote (with an {MANIFEST}), one "
+            f"{LAYER_SUFFIX} file, or a checkpoint of .safetensors files"
         )
     return compressed
 

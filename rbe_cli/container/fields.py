@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rbe_cli.container.names import is_text
+from rbe_cli.files.names import is_text
 
 #: Hexadecimal digits of the fingerprint of a base's tensor: enough to tell it from any other by mistake.
 FINGERPRINT = 16

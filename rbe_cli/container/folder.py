@@ -22,8 +22,9 @@ from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.base import Base, BaseTensor
 from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
-from rbe_cli.container.manifest import NAME, LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.manifest import LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError, located
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile
 
 
@@ -226,7 +227,7 @@ class Folder:
         if record.codec == "same" and record.same_as in self._tensors:
             file, _, record = self._tensors[record.same_as]
         if record.codec == "same":
-            raise CorruptFile(f"{self.path / NAME}: tensor {name!r} is stored as another one that is not there")
+            raise CorruptFile(f"{self.path / MANIFEST}: tensor {name!r} is stored as another one that is not there")
         return StoredTensor(file, entry, record, self._latest, self._base_of(record) if record.base else None)
 
     def _base_of(self, record: TensorRecord) -> BaseTensor:

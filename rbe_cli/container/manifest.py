@@ -14,12 +14,12 @@ from typing import Any
 from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.fields import count, number, text
-from rbe_cli.container.names import is_plain, is_tensor_name
+from rbe_cli.container.names import is_tensor_name
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.atomic import atomic_file
+from rbe_cli.files.names import MANIFEST, is_plain
 from rbe_cli.files.plain_file import PlainFile
 
-NAME = "rbe.json"
 #: Folder, inside the output, of the files that are carried along.
 CARRIED = "files"
 #: Of a folder, and of one that is an update of another model.
@@ -208,18 +208,18 @@ class Manifest:
     def write(self, folder: Path) -> int:
         """Write it into a folder; returns its size."""
         data = self.dump()
-        with atomic_file(folder / NAME) as file:
+        with atomic_file(folder / MANIFEST) as file:
             file.write(data)
         return len(data)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read and check the manifest of a folder. Raises RBEError if there is none, CorruptFile if it is damaged."""
-        path = folder / NAME
+        path = folder / MANIFEST
         try:
             data = bytes(PlainFile(path).read(0, _MAX_SIZE + 1))
         except (FileNotFoundError, NotADirectoryError):
-            what = f"no {NAME} here" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
+            what = f"no {MANIFEST} here" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
             raise RBEError(f"{folder}: {what}; give a folder that `rbe compress` wrote") from None
         if len(data) > _MAX_SIZE:
             raise CorruptFile(f"{path}: too large to be a manifest")
@@ -237,7 +237,7 @@ class Manifest:
     @classmethod
     def _from_json(cls, value: Any) -> Manifest:
         if value["format"] not in (FORMAT, UPDATE):
-            raise CorruptFile(f"{NAME}: format {value['format']!r} is not one this rbe reads ({FORMAT}, {UPDATE})")
+            raise CorruptFile(f"{MANIFEST}: format {value['format']!r} is not one this rbe reads ({FORMAT}, {UPDATE})")
         return cls(
             tool=text(value["tool"]),
             source=text(value["source"]),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-SUFFIX = ".rbe"
+from rbe_cli.files.names import LAYER_SUFFIX, is_text
+
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _LONGEST = 160
-#: Characters of a path, and of a part of it: no file system takes longer names.
-_LONGEST_PATH, _LONGEST_PART = 1024, 255
 
 
 def layer_of(tensor: str) -> str:
@@ -42,7 +41,7 @@ def file_names(layers: Iterable[str]) -> dict[str, str]:
         if len(name) > _LONGEST or name.casefold() in taken:
             name = f"{name[:_LONGEST]}~{hashlib.sha256(encoded).hexdigest()[:16]}"
         taken.add(name.casefold())
-        names[layer] = name + SUFFIX
+        names[layer] = name + LAYER_SUFFIX
     return names
 
 
@@ -52,7 +51,7 @@ def is_layer_file(path: str) -> bool:
     >>> is_layer_file("wte.rbe"), is_layer_file("old/wte.rbe"), is_layer_file("notes.txt")
     (True, False, False)
     """
-    return "/" not in path and path.endswith(SUFFIX)
+    return "/" not in path and path.endswith(LAYER_SUFFIX)
 
 
 def is_tensor_name(name: str) -> bool:
@@ -62,26 +61,3 @@ def is_tensor_name(name: str) -> bool:
     (True, False, False)
     """
     return name != "__metadata__" and is_text(name)
-
-
-def is_text(text: str) -> bool:
-    """Whether a string has a UTF-8 form: no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_plain(path: str) -> bool:
-    """Whether a relative path from a manifest is safe to join to a folder: no way up, out, or to something hidden.
-
-    >>> is_plain("1_Pooling/config.json"), is_plain("../x"), is_plain("/etc/passwd"), is_plain("a//b")
-    (True, False, False, False)
-    """
-    if not path or len(path) > _LONGEST_PATH or "\\" in path or ":" in path or not path.isprintable():
-        return False
-    parts = path.split("/")
-    if max(map(len, parts)) > _LONGEST_PART:
-        return False
-    return all(part and not part.startswith(".") and part == part.strip() for part in parts)

@@ -11,8 +11,9 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
-from rbe_cli.container.manifest import NAME, Manifest
+from rbe_cli.container.manifest import Manifest
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import read_json
 
 _MAX_JSON = 64 << 20
@@ -42,7 +43,7 @@ class ModelFiles:
         Raises RBEError, CorruptFile, UsageError.
         """
         path = Path(source)
-        if not (path / NAME).is_file():
+        if not (path / MANIFEST).is_file():
             return cls(source, checkpoint=open_source(source), base=base)
         manifest = Manifest.read(path)
         opened = open_base(base, open_source) if base is not None and manifest.base is not None else None

@@ -21,7 +21,6 @@ from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
-    NAME,
     BaseEntry,
     ChoiceEntry,
     FileEntry,
@@ -33,6 +32,7 @@ from rbe_cli.container.manifest import (
 from rbe_cli.container.names import file_names, is_layer_file
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.files.atomic import atomic_folder, check_apart, check_free, check_own
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.plan import Plan, goal_multiplier
@@ -109,7 +109,7 @@ def compress(
     """
     progress = progress or Silent()
     started = time.perf_counter()
-    maybe_finished = resume and (out / NAME).is_file()
+    maybe_finished = resume and (out / MANIFEST).is_file()
     if not maybe_finished:
         _check_output(checkpoint, base, out, force)
     with worker_threads(settings.threads) as pool:
@@ -169,9 +169,9 @@ def _check_output(checkpoint: Checkpoint, base: AnyBase | None, out: Path, force
     check_free(out, force)
     check_apart(out, (shard.path for shard in checkpoint.shards), "the source")
     check_apart(out, base.files if base else (), "the base")
-    if force and out.exists() and any(out.iterdir()) and not (out / NAME).is_file():
+    if force and out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise RBEError(f"{out}: holds something rbe did not write; --force replaces only what `rbe compress` wrote")
-    check_own(out, lambda path: path == NAME or path.startswith(f"{CARRIED}/") or is_layer_file(path))
+    check_own(out, lambda path: path == MANIFEST or path.startswith(f"{CARRIED}/") or is_layer_file(path))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from rbe_cli.checkpoint.weight_files import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
-from rbe_cli.container.manifest import NAME, FileEntry, Manifest, SourceFile
+from rbe_cli.container.manifest import FileEntry, Manifest, SourceFile
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.files.atomic import atomic_file, atomic_folder, check_apart, check_file, check_free, check_own
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile, copy
 from rbe_cli.operations.decoding import LossyTime, decode_ahead
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -119,7 +120,7 @@ def _check_output(folder: Path, manifest: Manifest, out: Path, force: bool) -> N
         return
     check_free(out, force)
     check_apart(out, [folder], "the compressed folder")
-    if (out / NAME).exists():
+    if (out / MANIFEST).exists():
         raise RBEError(f"{out}: holds compressed layers; choose another output with -o")
     written = {file.path for file in (*manifest.sources, *manifest.carried)}
     check_own(out, written.__contains__)

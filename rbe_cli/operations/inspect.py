@@ -9,8 +9,9 @@ from rbe_cli import dtypes
 from rbe_cli.codec.parameters import Parameters, recorded_error
 from rbe_cli.container.headers import check_layer
 from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
-from rbe_cli.container.manifest import NAME, Manifest, TensorEntry
+from rbe_cli.container.manifest import Manifest, TensorEntry
 from rbe_cli.errors import located
+from rbe_cli.files.names import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Inspected:
 
 def inspect(path: Path) -> Inspected:
     """Inspect a folder that `rbe compress` wrote, or one of its layer files. Raises RBEError, CorruptFile."""
-    if path.is_file() and path.name != NAME:
+    if path.is_file() and path.name != MANIFEST:
         return _inspect_file(path)
-    folder = path.parent if path.name == NAME and path.is_file() else path
+    folder = path.parent if path.name == MANIFEST and path.is_file() else path
     manifest = Manifest.read(folder)
     parameters: dict[str, Parameters] = {}
     for layer in manifest.layers:

@@ -19,8 +19,9 @@ from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, check_bytes
 from rbe_cli.container.headers import check_base, check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LOSSY, LayerFile
-from rbe_cli.container.manifest import CARRIED, NAME, FileEntry, LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile, files_below
 from rbe_cli.operations.decoding import LossyTime, decode_ahead, error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
@@ -172,7 +173,7 @@ def _verify(
 
 
 def _unknown_files(path: Path, manifest: Manifest) -> list[str]:
-    named = {NAME, *(layer.file for layer in manifest.layers)}
+    named = {MANIFEST, *(layer.file for layer in manifest.layers)}
     named |= {f"{CARRIED}/{file.path}" for file in manifest.carried}
     return sorted(set(files_below(path)) - named)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.container.names import file_names, is_plain, layer_of
+from rbe_cli.container.names import file_names, layer_of
+from rbe_cli.files.names import is_plain
 
 NASTY = [
     "", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "con", "a:b", "-rf", ".hidden", "a\0b", "a\nb", "é", "E\u0301",
