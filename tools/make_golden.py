@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import __version__, dtypes, elements
-from rbe_cli.checkpoint.base import AnyBase, open_base
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.checkpoint.writer import layout, write_safetensors
@@ -45,6 +44,7 @@ from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.layer_file import EncodedTensor, LayerFile, write_layer
 from rbe_cli.container.manifest import LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.open_base import AnyBase, open_base
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.settings import Settings
 

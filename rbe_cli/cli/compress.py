@@ -23,8 +23,8 @@ from rbe_cli.operations.presets import as_toml
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.checkpoint.base import AnyBase
     from rbe_cli.checkpoint.reader import Checkpoint
+    from rbe_cli.container.open_base import AnyBase
     from rbe_cli.operations.compress import Compressed
     from rbe_cli.operations.settings import Settings
 

@@ -29,8 +29,8 @@ from rbe_cli.errors import UsageError
 from rbe_cli.imports import uncollected
 
 if TYPE_CHECKING:
-    from rbe_cli.checkpoint.base import AnyBase
     from rbe_cli.checkpoint.reader import Checkpoint
+    from rbe_cli.container.open_base import AnyBase
 
 #: Wider than any table, for output that is not a terminal and no $COLUMNS: no line is cut there.
 _PIPE_WIDTH = 200
@@ -152,10 +152,10 @@ def open_base(given: BaseOptions, status: Status) -> AnyBase | None:
     """Open the base of an update, if one is given."""
     if given.base is None:
         return None
-    from rbe_cli.checkpoint import base
+    from rbe_cli.container import open_base as bases
 
-    opened = base.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
-    if given.base_revision is not None and isinstance(opened, base.CompressedBase):
+    opened = bases.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
+    if given.base_revision is not None and isinstance(opened, bases.CompressedBase):
         raise UsageError(f"{given.base}: is not of the hub, so it has no --base-revision {given.base_revision}")
     return opened
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbe_cli.checkpoint.base import open_base
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import Manifest
+from rbe_cli.container.open_base import open_base
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import read_json

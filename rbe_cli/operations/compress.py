@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbe_cli import __version__, metrics
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.residual import rate_control, trellis_codec
@@ -30,6 +29,7 @@ from rbe_cli.container.manifest import (
     TensorEntry,
 )
 from rbe_cli.container.names import file_names, is_layer_file
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.files.atomic import atomic_folder, check_apart, check_free, check_own
 from rbe_cli.files.names import MANIFEST

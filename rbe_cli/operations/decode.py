@@ -12,12 +12,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.weight_files import SUFFIX
 from rbe_cli.checkpoint.writer import layout, stream_safetensors
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import FileEntry, Manifest, SourceFile
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.files.atomic import atomic_file, atomic_folder, check_apart, check_file, check_free, check_own
 from rbe_cli.files.names import MANIFEST

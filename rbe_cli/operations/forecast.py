@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rbe_cli import metrics
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.sample import Sample
@@ -22,6 +21,7 @@ from rbe_cli.container.fields import FINGERPRINT
 from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor
 from rbe_cli.container.manifest import BaseEntry, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
 from rbe_cli.container.names import file_names
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.compress import TOOL, choice_entry
 from rbe_cli.operations.plan import Plan, goal_multiplier

@@ -15,7 +15,6 @@ import numpy as np
 from rbe_cli import dtypes, metrics
 from rbe_cli.calibration.importance import Importance
 from rbe_cli.calibration.importance_file import read_importance
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.wish import LOOKS, OTHERWISE, Wish, reference_error
@@ -34,6 +33,7 @@ from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.workspace import make_room, return_freed
 from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.names import layer_of
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.plan import EXACT_SHARE, Plan
 from rbe_cli.operations.progress import Progress

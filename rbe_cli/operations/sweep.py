@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli import __version__, metrics
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
 from rbe_cli.container.fields import count, number, text
 from rbe_cli.container.manifest import TensorEntry
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations import records
 from rbe_cli.operations.compress import compress

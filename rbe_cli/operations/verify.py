@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import metrics
-from rbe_cli.checkpoint.base import AnyBase
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, check_bytes
 from rbe_cli.container.headers import check_base, check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LOSSY, LayerFile
 from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile, files_below

@@ -37,7 +37,6 @@ from hypothesis import strategies as st
 
 from rbe_cli import dtypes
 from rbe_cli.calibration.importance_file import read_importance
-from rbe_cli.checkpoint.base import CheckpointBase
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.residual import scale_field, tables, trellis_codec
@@ -51,6 +50,7 @@ from rbe_cli.container.base import BaseTensor
 from rbe_cli.container.folder import StoredTensor
 from rbe_cli.container.layer_file import CODECS, LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry
+from rbe_cli.container.open_base import CheckpointBase
 from rbe_cli.errors import RBEError
 from rbe_cli.kernels import rans
 from rbe_cli.layers.weight_mapper import WeightMapper

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from rbe_cli import __version__, models
-from rbe_cli.checkpoint.base import AnyBase, CheckpointBase, CompressedBase
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.warm_up import compile_all
 from rbe_cli.container.folder import Folder
+from rbe_cli.container.open_base import AnyBase, CheckpointBase, CompressedBase
 from rbe_cli.layers.model_files import ModelFiles
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.decode import decode

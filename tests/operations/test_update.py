@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from rbe_cli.checkpoint.base import AnyBase, open_base
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.container.folder import Folder
+from rbe_cli.container.open_base import AnyBase, open_base
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.operations.compress import Compressed, compress

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from rbe_cli.checkpoint.base import CheckpointBase, CompressedBase, open_base
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec import workspace
 from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.folder import Folder
+from rbe_cli.container.open_base import CheckpointBase, CompressedBase, open_base
 from rbe_cli.errors import RBEError
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.settings import Settings
