@@ -21,7 +21,7 @@ from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.base import Base, BaseTensor
 from rbe_cli.container.headers import check_claims, check_layer
-from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
+from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError, located
 from rbe_cli.files.names import MANIFEST
@@ -241,7 +241,7 @@ class Folder:
         if found is None or found.shape != record.shape:
             raise other
         lossy, exact = found.dtype in dtypes.FLOATS, found.exact and found.dtype == record.dtype
-        if not (lossy if record.codec in LOSSY else exact):
+        if not (lossy if record.lossy else exact):
             raise other
         if record.name not in self._fitting and found.fingerprint != record.base:
             raise other

@@ -27,6 +27,7 @@ from rbe_cli import dtypes
 from rbe_cli.codec.parameters import KLT_COLUMNS
 from rbe_cli.container import canonical
 from rbe_cli.container.fields import is_fingerprint
+from rbe_cli.container.methods import CODECS, LOSSY, method_of
 from rbe_cli.container.names import is_tensor_name
 from rbe_cli.errors import CorruptFile
 from rbe_cli.files.atomic import atomic_file
@@ -38,11 +39,6 @@ VERSION = 3
 #: The lowest that reads a tensor which is stored against a base.
 BASED = 3
 MAX_HEADER = 16 << 20
-#: How a tensor's chunks are to be read; `same` has none and stands for the tensor named in `as`.
-LOSSY = ("trellis", "sparse", "lowrank")
-CODECS = (*LOSSY, "lossless", "same")
-#: In the manifest, how a tensor is stored that is identical to another, whose name follows.
-SAME_AS = "same as "
 _PREFIX = struct.Struct("<8sHHII")
 _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<II")
@@ -80,7 +76,12 @@ class TensorRecord:
     @property
     def method(self) -> str:
         """As the manifest names it."""
-        return _method(self.codec, self.same_as)
+        return method_of(self.codec, self.same_as)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its codec is one of `methods.LOSSY`."""
+        return self.codec in LOSSY
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class EncodedTensor:
     @property
     def method(self) -> str:
         """As the manifest names it."""
-        return _method(self.codec, self.same_as)
+        return method_of(self.codec, self.same_as)
 
     def header(self) -> dict[str, Any]:
         """Its entry in the header."""
@@ -115,10 +116,6 @@ class EncodedTensor:
     def size(self) -> int:
         """Bytes of the layer file that are there for this tensor alone."""
         return len(canonical.dump(self.header())) + sum(len(chunk) + _ENTRY.size for chunk in self.chunks)
-
-
-def _method(codec: str, same_as: str) -> str:
-    return SAME_AS + same_as if same_as else codec
 
 
 def write_layer(path: Path, tensors: Iterable[EncodedTensor]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from rbe_cli import dtypes, metrics
 from rbe_cli.container import canonical
 from rbe_cli.container.fields import count, number, text
+from rbe_cli.container.methods import LOSSY, same_as_of
 from rbe_cli.container.names import is_tensor_name
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.atomic import atomic_file
@@ -58,7 +59,7 @@ class TensorEntry:
     Attributes
     ----------
     method : str
-        The codec its chunks are in, or `same as NAME`.
+        The codec its chunks are in, or `same as NAME`; see `methods.method_of`.
     bytes : int
         Of the layer file, those that are there for this tensor.
     rmse, nrmse : float
@@ -88,6 +89,16 @@ class TensorEntry:
         choice = value["choice"]
         names = [item.name for item in dataclasses.fields(ChoiceEntry)]
         return _tensor_from_json(value, None if choice is None else [choice[name] for name in names])
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its weights are not those of the source; of one that is stored as another, not told."""
+        return self.method in LOSSY
+
+    @property
+    def same_as(self) -> str:
+        """Name of the tensor it is identical to and stored as; empty if it is stored itself."""
+        return same_as_of(self.method)
 
     @property
     def elements(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbe_cli import models
-from rbe_cli.container.layer_file import SAME_AS
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.layers.causal_model import Tokens
 from rbe_cli.layers.model_files import ModelFiles
@@ -170,9 +169,7 @@ def decoded_bytes(files: ModelFiles) -> int:
     """Bytes a cache needs to hold every tile of a compressed folder."""
     if files.folder is None:
         return 0
-    tensors = files.folder.manifest.tensors
-    tiled = (t for t in tensors if t.method != "lossless" and not t.method.startswith(SAME_AS) and not t.base)
-    return sum(4 * t.elements for t in tiled)
+    return sum(4 * tensor.elements for tensor in files.folder.manifest.tensors if tensor.lossy and not tensor.base)
 
 
 def _budgets(files: ModelFiles, engine: str, caches: Sequence[int]) -> list[int | None]:

@@ -17,7 +17,7 @@ from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.residual import rate_control, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor, write_layer
+from rbe_cli.container.layer_file import EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
     BaseEntry,
@@ -28,6 +28,7 @@ from rbe_cli.container.manifest import (
     SourceFile,
     TensorEntry,
 )
+from rbe_cli.container.methods import LOSSY
 from rbe_cli.container.names import file_names, is_layer_file
 from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
@@ -240,7 +241,7 @@ class _Job:
                 size = written.size
                 shares = sum(t.bytes for t in written.manifest.tensors if t.name in sharing)
                 self.journal.add_pass(multiplier, size, shares)
-                if size <= budget and not any(t.method in LOSSY for t in written.manifest.tensors if t.name in sharing):
+                if size <= budget and not any(t.lossy for t in written.manifest.tensors if t.name in sharing):
                     # All there is: nothing is left to spend more bytes on.
                     return written
             self.progress.detail(
@@ -398,12 +399,8 @@ class _Job:
 
 def _is_of(entry: LayerEntry, plans: list[Plan]) -> bool:
     """Whether what a journal says of a layer is of the tensors that are planned, and nothing a stranger made up."""
-
-    def same_as(method: str) -> str:
-        return method.removeprefix(SAME_AS) if method.startswith(SAME_AS) else ""
-
     return [(plan.info.name, plan.info.dtype, plan.info.shape, plan.shard, plan.same_as) for plan in plans] == [
-        (tensor.name, tensor.dtype, tensor.shape, tensor.source, same_as(tensor.method)) for tensor in entry.tensors
+        (tensor.name, tensor.dtype, tensor.shape, tensor.source, tensor.same_as) for tensor in entry.tensors
     ]
 
 
@@ -428,9 +425,9 @@ def _with_errors_of_identical(layers: list[LayerEntry]) -> list[LayerEntry]:
     stored = {tensor.name: tensor for layer in layers for tensor in layer.tensors}
 
     def entry(tensor: TensorEntry) -> TensorEntry:
-        if not tensor.method.startswith(SAME_AS):
+        if not tensor.same_as:
             return tensor
-        other = stored[tensor.method.removeprefix(SAME_AS)]
+        other = stored[tensor.same_as]
         return replace(tensor, rmse=other.rmse, nrmse=other.nrmse)
 
     return [replace(layer, tensors=tuple(map(entry, layer.tensors))) for layer in layers]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rbe_cli import dtypes, elements, metrics
 from rbe_cli.container.folder import Piece, StoredTensor
-from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.operations.progress import Progress
 
 #: Elements that may be decoded ahead of the ones waited for.
@@ -55,7 +54,7 @@ def decode_ahead(
     def next_one() -> Taken:
         elements, future = ahead.popleft()
         taken, nanoseconds = future.result()
-        if stored.record.codec in LOSSY:
+        if stored.record.lossy:
             lossy.nanoseconds += nanoseconds
             lossy.elements += elements
         progress.advance(elements)

@@ -18,8 +18,9 @@ from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.fields import FINGERPRINT
-from rbe_cli.container.layer_file import LOSSY, SAME_AS, EncodedTensor
+from rbe_cli.container.layer_file import EncodedTensor
 from rbe_cli.container.manifest import BaseEntry, FileEntry, LayerEntry, Manifest, SourceFile, TensorEntry
+from rbe_cli.container.methods import LOSSY, method_of
 from rbe_cli.container.names import file_names
 from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import RBEError
@@ -204,7 +205,7 @@ class _Forecasting(Planner):
         info = plan.info
         exact = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
-            return 0, 0, self._error_of(plan.same_as, multiplier), SAME_AS + plan.same_as
+            return 0, 0, self._error_of(plan.same_as, multiplier), method_of("same", plan.same_as)
         if plan.choice is not None:
             analysis, codec = plan.choice.analysis, plan.choice.codec
             chunks = 1 + len(Grid.of(*view_shape(info.shape)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from rbe_cli import dtypes
 from rbe_cli.codec.parameters import Parameters, recorded_error
 from rbe_cli.container.headers import check_layer
-from rbe_cli.container.layer_file import LOSSY, LayerFile, TensorRecord
+from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry
 from rbe_cli.errors import located
 from rbe_cli.files.names import MANIFEST
@@ -50,7 +50,7 @@ def inspect(path: Path) -> Inspected:
 def _inspect_file(path: Path) -> Inspected:
     file = LayerFile(path)
     parameters = _parameters(file)
-    errors = {record.name: _recorded_error(file, record) for record in file.tensors if record.codec in LOSSY}
+    errors = {record.name: _recorded_error(file, record) for record in file.tensors if record.lossy}
     entries = []
     for record, own_size in zip(file.tensors, file.sizes(), strict=True):
         rms, nrmse = errors.get(record.name, (0.0, 0.0))

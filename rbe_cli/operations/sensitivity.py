@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rbe_cli import __version__
 from rbe_cli.calibration.observed import ObservedModel, observe
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.layer_file import LOSSY
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.files.atomic import atomic_file
 from rbe_cli.layers.model_files import ModelFiles
@@ -109,7 +108,7 @@ def measure_sensitivity(
         coarse = {
             tensor.name: opened.tensor(tensor.name).astype(np.float32)
             for tensor in done.manifest.tensors
-            if tensor.method in LOSSY and len(tensor.shape) == 2
+            if tensor.lossy and len(tensor.shape) == 2
         }
     if not coarse:
         raise RBEError(f"{source}: has no matrix to be coded coarsely")

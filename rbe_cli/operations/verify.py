@@ -17,7 +17,7 @@ from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
 from rbe_cli.container.folder import Folder, check_bytes
 from rbe_cli.container.headers import check_base, check_carried, check_claims, check_layer
-from rbe_cli.container.layer_file import LOSSY, LayerFile
+from rbe_cli.container.layer_file import LayerFile
 from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest, TensorEntry
 from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, RBEError
@@ -206,7 +206,7 @@ def _compare(path: Path, tensor: TensorEntry, error: metrics.Error, done: Verifi
         ("RMSE", error.rmse, tensor.rmse, 0.0),
     ):
         # What is coded on a base that is coded itself, and has not changed, has the last bits of that.
-        unchanged = tensor.base and tensor.method in LOSSY and not claimed and error.nrmse < _LAST_BITS
+        unchanged = tensor.base and tensor.lossy and not claimed and error.nrmse < _LAST_BITS
         if not unchanged and not math.isclose(found, claimed, rel_tol=_TOLERANCE, abs_tol=least):
             done.untrue.add(tensor.name)
             raise CorruptFile(

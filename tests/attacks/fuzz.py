@@ -48,8 +48,9 @@ from rbe_cli.codec.tensor_codec import open_tensor
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.container.base import BaseTensor
 from rbe_cli.container.folder import StoredTensor
-from rbe_cli.container.layer_file import CODECS, LayerFile, TensorRecord
+from rbe_cli.container.layer_file import LayerFile, TensorRecord
 from rbe_cli.container.manifest import Manifest, TensorEntry
+from rbe_cli.container.methods import CODECS
 from rbe_cli.container.open_base import CheckpointBase
 from rbe_cli.errors import RBEError
 from rbe_cli.kernels import rans

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbe_cli.container.layer_file import CODECS, MAX_HEADER, VERSION, LayerFile
+from rbe_cli.container.layer_file import MAX_HEADER, VERSION, LayerFile
+from rbe_cli.container.methods import CODECS
 from rbe_cli.errors import CorruptFile
 from tests.forge import canonical, layer_bytes
 
