@@ -37,8 +37,8 @@ from rbe_cli.codec.residual import scale_field, trellis_codec
 from rbe_cli.codec.residual.geometry import Geometry
 from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import sparse_codec
 from rbe_cli.codec.structure.low_rank import fit_low_rank
+from rbe_cli.codec.structure.sparse_analysis import SparseAnalysis
 from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.folder import Folder
@@ -387,7 +387,7 @@ def forged() -> dict[str, list[EncodedTensor]]:
         return {
             "by-columns": [_by_columns(pool)],
             "mixed": [_with_low_rank("dct", pool), _with_low_rank("klt", pool)],
-            "sparse-plain": [_sparse_plain(pool)],
+            "sparse-plain": [_sparse_plain()],
             "escapes": [_escapes(20), _escapes(57)],
         }
 
@@ -443,15 +443,14 @@ def _with_low_rank(kind: str, pool: ThreadPoolExecutor) -> EncodedTensor:
     )
 
 
-def _sparse_plain(pool: ThreadPoolExecutor) -> EncodedTensor:
+def _sparse_plain() -> EncodedTensor:
     """Sparse blocks without basis functions, in two tiles."""
     array = np.ascontiguousarray(smooth(40, 36, 122), np.float32)
     matrix = Matrix(array.view(np.uint8).ravel(), "F32", *array.shape)
     form = sparse_form(matrix, "dwt", 8, 2)
     form = dataclasses.replace(form, with_basis=False, grid=dataclasses.replace(form.grid, height=24))
     energy = float((array.astype(np.float64) ** 2).sum())
-    analysis = sparse_codec.SparseAnalysis(matrix, form, energy, 0.0)
-    chunks = sparse_codec.SparseEncoding(analysis, 0.3, pool).result().chunks
+    chunks = SparseAnalysis(matrix, form, energy, 0.0).encode(0.3).chunks
     return EncodedTensor("plain.weight", "F32", (40, 36), "sparse", chunks)
 
 

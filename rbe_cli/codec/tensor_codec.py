@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -28,13 +28,15 @@ from rbe_cli.codec.residual.analysis import Analysis, Corrections
 from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.residual.rounding import Rounding
-from rbe_cli.codec.residual.trellis_codec import Encoding, ValueDecoder, open_values
+from rbe_cli.codec.residual.trellis_codec import Encoded, Encoding, ValueDecoder, open_values
 from rbe_cli.codec.source import Description, Difference, Matrix
 from rbe_cli.codec.structure.components import may_have_factors
-from rbe_cli.codec.structure.low_rank_codec import LowRankAnalysis, LowRankDecoder, LowRankEncoding, open_low_rank
+from rbe_cli.codec.structure.low_rank_codec import LowRankAnalysis, LowRankDecoder, open_low_rank
 from rbe_cli.codec.structure.pipeline import Pipeline
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseDecoder, SparseEncoding, open_sparse
+from rbe_cli.codec.structure.sparse_analysis import SparseAnalysis
+from rbe_cli.codec.structure.sparse_codec import SparseDecoder, open_sparse
 from rbe_cli.codec.structure.sparse_form import sparse_form
+from rbe_cli.codec.structure.structure_only import StructureAnalysis
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.errors import Damage
 
@@ -306,10 +308,8 @@ def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice | 
 
 def start(choice: Choice, step: float, states: int, executor: Executor) -> AnyEncoding:
     """Begin to encode a tensor as chosen; `result()` waits for it."""
-    if isinstance(choice.analysis, SparseAnalysis):
-        return SparseEncoding(choice.analysis, step, executor)
-    if isinstance(choice.analysis, LowRankAnalysis):
-        return LowRankEncoding(choice.analysis, step, executor)
+    if isinstance(choice.analysis, StructureAnalysis):
+        return executor.submit(choice.analysis.encode, step)
     assert isinstance(choice.analysis, Analysis)
     return Encoding(choice.analysis, step, states, executor)
 
@@ -361,5 +361,5 @@ def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trelli
         return TileDecoder(values, Pipeline.unpack(description, grid.rows, grid.columns)), grid
 
 
-AnyEncoding = Encoding | SparseEncoding | LowRankEncoding
+AnyEncoding = Encoding | Future[Encoded]
 Decoder = TileDecoder | SparseDecoder | LowRankDecoder

@@ -11,7 +11,7 @@ from rbe_cli.codec.residual.analysis import Analysis, analyse
 from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping
 from rbe_cli.codec.side_info import decode_integers
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding
+from rbe_cli.codec.structure.sparse_analysis import SparseAnalysis
 from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.structure.transform import Blockwise
 from rbe_cli.codec.tensor_codec import open_tensor
@@ -48,7 +48,7 @@ def compile_structure() -> None:
     compile_all()
     matrix = Matrix.of(_ramp(SHAPE))
     form = sparse_form(matrix, "dct", 8, 0)
-    SparseEncoding(SparseAnalysis(matrix, form, 1.0, 0.0), 0.1, Inline()).result()
+    SparseAnalysis(matrix, form, 1.0, 0.0).encode(0.1)
 
 
 def compile_feedback() -> None:

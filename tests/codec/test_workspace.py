@@ -20,8 +20,8 @@ from rbe_cli.codec.residual.analysis import Analysis, analyse
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
 from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure import sparse_codec
-from rbe_cli.codec.structure.sparse_codec import SparseAnalysis, SparseEncoding
+from rbe_cli.codec.structure import sparse_analysis
+from rbe_cli.codec.structure.sparse_analysis import SparseAnalysis
 from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.workspace import Allowance, Inline, make_room, scratch, searching
 
@@ -98,11 +98,11 @@ def test_blocks_take_what_they_ask_for(kind: str, block: int, monkeypatch: pytes
     form = sparse_form(matrix, kind, block, 3)
     fit = lambda: SparseAnalysis(matrix, form, float((w.astype(float) ** 2).sum()), 0.0)  # noqa: E731
     analysis = fit()
-    encode = lambda: SparseEncoding(analysis, analysis.unit, Inline()).result()  # noqa: E731
+    encode = lambda: analysis.encode(analysis.unit)  # noqa: E731
     for work in (fit, encode):
         work()
         whole = Asked()
-        monkeypatch.setattr(sparse_codec, "whole_matrices", whole)
+        monkeypatch.setattr(sparse_analysis, "whole_matrices", whole)
         assert peak(work) < 1.2 * max(whole.asked) + (4 << 20)
 
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import Executor, Future
-from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import LOW_RANK_HEAD as HEAD
-from rbe_cli.codec.residual.analysis import Analysis
 from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.components import STEP_POWER, Factors
 from rbe_cli.codec.structure.low_rank import GRID, LowRank, encode_low_rank
+from rbe_cli.codec.structure.structure_only import StructureAnalysis
 from rbe_cli.codec.tiles import Grid, Tile
 from rbe_cli.codec.workspace import Findings, whole_matrices
 from rbe_cli.errors import Damage
@@ -35,22 +33,15 @@ _HEAD_BYTES, _COMPONENT_BYTES = 140, 2
 _FIT_BYTES = 8
 
 
-class LowRankAnalysis:
-    """The leading singular values of a matrix, before there is a step; the same face as `Analysis`.
+class LowRankAnalysis(StructureAnalysis):
+    """The leading singular values of a matrix.
 
     A component is kept where it takes away more squared error than its bits are worth at the step.
-
-    Attributes
-    ----------
-    unit, rms : float
-        The root mean square; steps are multiples of it.
-    energy, largest : float
     """
 
     def __init__(self, matrix: Matrix, energy: float, most: int = MOST_COMPONENTS) -> None:
-        self.matrix = matrix
-        self.energy = energy
-        self.rms = self.unit = math.sqrt(energy / (matrix.rows * matrix.columns))
+        """`energy` is that of the matrix, of which there are `most` components at most."""
+        super().__init__(matrix, energy)
         count = min(most, max(1, min(matrix.rows, matrix.columns) // 2))
         flat = np.ones(matrix.rows), np.ones(matrix.columns)
         with whole_matrices.held(_FIT_BYTES * matrix.rows * matrix.columns):
@@ -59,12 +50,6 @@ class LowRankAnalysis:
         self._vectors = Findings(np.round(factors.vectors * GRID).astype(np.int16))
         self.largest = float(self._values[0])
         self._power = energy
-
-    def of_tensor(self, plain: Analysis) -> LowRankAnalysis:
-        """The same for a matrix that is the difference of a tensor to its base: errors are relative to the tensor."""
-        analysis = copy(self)
-        analysis.energy, analysis.rms, analysis.unit = plain.energy, plain.rms, plain.rms
-        return analysis
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs."""
@@ -106,17 +91,6 @@ class LowRankAnalysis:
         error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))
         return Encoded([head + low_rank.data], error, time.thread_time_ns() - started)
-
-
-class LowRankEncoding:
-    """A tensor that is being encoded with a step; `result` waits for it."""
-
-    def __init__(self, analysis: LowRankAnalysis, step: float, executor: Executor) -> None:
-        self._future: Future[Encoded] = executor.submit(analysis.encode, step)
-
-    def result(self) -> Encoded:
-        """Wait for the chunk."""
-        return self._future.result()
 
 
 class LowRankDecoder:
