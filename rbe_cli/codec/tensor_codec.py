@@ -25,8 +25,8 @@ from rbe_cli.codec.choice.wish import FEW_BITS, LOOKS, OTHERWISE, Wish, cost_of
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.residual import tables
 from rbe_cli.codec.residual.analysis import Analysis, Corrections
+from rbe_cli.codec.residual.forecast import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.residual.noise_shaping import Shaping
-from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.residual.rounding import Rounding
 from rbe_cli.codec.residual.trellis_codec import Encoded, Encoding, ValueDecoder, open_values
 from rbe_cli.codec.source import Description, Difference, Matrix

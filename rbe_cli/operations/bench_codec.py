@@ -14,7 +14,7 @@ from pathlib import Path
 from rbe_cli import metrics
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.choice.wish import Wish, reference_error
-from rbe_cli.codec.residual.rate_control import multiplier_for_size
+from rbe_cli.codec.residual.forecast import multiplier_for_size
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.container.folder import Folder, StoredTensor
 from rbe_cli.operations.bench_sources import BenchSource

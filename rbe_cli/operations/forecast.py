@@ -12,8 +12,10 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.sample import Sample
 from rbe_cli.codec.choice.wish import Wish
-from rbe_cli.codec.residual import rate_control, trellis_codec
+from rbe_cli.codec.residual import trellis_codec
+from rbe_cli.codec.residual.forecast import multiplier_for_size
 from rbe_cli.codec.residual.noise_shaping import Shaping
+from rbe_cli.codec.residual.rate_control import AIM
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.tiles import Grid
@@ -131,7 +133,7 @@ class _Forecasting(Planner):
         if budget is None:
             return 0.0
         rest = self._written(None).stored_bytes
-        return rate_control.multiplier_for_size(self.sharing(), budget * rate_control.AIM - rest)
+        return multiplier_for_size(self.sharing(), budget * AIM - rest)
 
     def _code_samples(self, multiplier: float) -> bool:
         """Correct forecasts by coding samples where these tell more at the steps there are now; whether any did.
@@ -159,7 +161,7 @@ class _Forecasting(Planner):
 
     def _check(self, budget: float) -> None:
         """Raise RBEError if the size asked for is out of reach, as the compression does; note what is too close."""
-        least = self._written(rate_control.multiplier_for_size(self.sharing(), 0)).stored_bytes
+        least = self._written(multiplier_for_size(self.sharing(), 0)).stored_bytes
         if least > budget * (1 + _UNSURE):
             raise RBEError(self.out_of_reach(least))
         if least > budget:

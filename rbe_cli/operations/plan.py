@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import TensorInfo
 from rbe_cli.codec.parameters import LONGEST_AXIS
-from rbe_cli.codec.residual.rate_control import AtMost, Forecast, OwnGoal
+from rbe_cli.codec.residual.forecast import AtMost, Forecast
+from rbe_cli.codec.residual.rate_control import OwnGoal
 from rbe_cli.codec.residual.trellis_codec import MAX_INDEX
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice

@@ -19,15 +19,15 @@ from rbe_cli.checkpoint.reader import Checkpoint, TensorBytes, TensorInfo
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.choice.wish import LOOKS, OTHERWISE, Wish, reference_error
 from rbe_cli.codec.residual.analysis import Analysis
-from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping, damping
-from rbe_cli.codec.residual.rate_control import (
-    AIM,
+from rbe_cli.codec.residual.forecast import (
     Expected,
     Forecast,
     expected_size,
     multiplier_for_error,
     multiplier_for_size,
 )
+from rbe_cli.codec.residual.noise_shaping import Inputs, Shaping, damping
+from rbe_cli.codec.residual.rate_control import AIM
 from rbe_cli.codec.source import Bytes, Difference, Matrix, view_shape
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.codec.workspace import make_room, return_freed

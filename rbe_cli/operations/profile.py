@@ -9,8 +9,8 @@ import numpy as np
 
 from rbe_cli import dtypes, metrics
 from rbe_cli.checkpoint.reader import Checkpoint, TensorInfo
-from rbe_cli.codec.residual import rate_control
 from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix, view_shape
 from rbe_cli.codec.tiles import Tile
@@ -96,7 +96,7 @@ def _profile_tensor(matrix: Matrix, info: TensorInfo, snr: float) -> TensorProfi
         analysis = analyse(matrix, Shaping(geometric=True))
     if analysis is None:
         return TensorProfile(info, *moments)
-    step = rate_control.multiplier_for_error(analysis, 10 ** (-snr / 20)) * analysis.unit
+    step = multiplier_for_error(analysis, 10 ** (-snr / 20)) * analysis.unit
     return TensorProfile(
         info,
         *moments,

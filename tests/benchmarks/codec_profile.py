@@ -14,8 +14,8 @@ import numpy as np
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.choice.wish import Wish, reference_error
 from rbe_cli.codec.residual import tables
+from rbe_cli.codec.residual.forecast import multiplier_for_size
 from rbe_cli.codec.residual.noise_shaping import Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_size
 from rbe_cli.codec.residual.trellis import trellis
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.warm_up import compile_all

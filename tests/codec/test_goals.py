@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rbe_cli.codec.residual import rate_control, tables
+from rbe_cli.codec.residual import forecast, tables
 from rbe_cli.codec.residual.analysis import Analysis, Corrections, analyse
+from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.geometry import shaped
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Shaping
-from rbe_cli.codec.residual.rate_control import MAX_PASSES, TOLERANCE, OwnGoal, multiplier_for_error
+from rbe_cli.codec.residual.rate_control import MAX_PASSES, TOLERANCE, OwnGoal
 from rbe_cli.codec.residual.scale_field import ZERO
 from rbe_cli.codec.residual.trellis_codec import Encoding
 from rbe_cli.codec.source import Matrix
@@ -221,10 +222,10 @@ def test_a_crossing_is_what_halving_finds(root: float, kind: str) -> None:
             "infinite": math.inf if to_go > 0.1 else to_go,
         }[kind]
 
-    low, high = rate_control._FINEST, rate_control._COARSEST
-    found = rate_control._crossing(excess, low, high, rate_control._FIRST)
+    low, high = forecast._FINEST, forecast._COARSEST
+    found = forecast._crossing(excess, low, high, forecast._FIRST)
     assert seen <= (20 if kind in ("straight", "curved") and -24 < root < 6 else 90)
-    for _ in range(rate_control._BISECTIONS):
+    for _ in range(forecast._BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(2.0**middle) > 0 else (low, middle)
     assert found == high

@@ -7,8 +7,8 @@ import pytest
 
 from rbe_cli.codec.choice.wish import Wish
 from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.noise_shaping import PLAIN
-from rbe_cli.codec.residual.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.components import find_components, leading, sketch_components
 from rbe_cli.codec.structure.decode_cost import decode_cost

@@ -13,9 +13,9 @@ from rbe_cli.codec.choice.promising import guessed_gain, mean_scale
 from rbe_cli.codec.choice.survey import SampleSurvey, WholeSurvey, _most_klt_bits
 from rbe_cli.codec.choice.wish import Wish, reference_error
 from rbe_cli.codec.residual.analysis import Analysis, analyse, extent_of
+from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.geometry import shaped
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_error
 from rbe_cli.codec.source import Description, Matrix
 from rbe_cli.codec.structure.components import _of_more_rows, sketch_components
 from rbe_cli.codec.structure.pipeline import Pipeline, may_have_basis

@@ -13,8 +13,8 @@ import pytest
 
 from rbe_cli import elements
 from rbe_cli.codec.choice.wish import Wish, reference_error
+from rbe_cli.codec.residual.forecast import multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Inputs, Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.source import Difference, Matrix
 from rbe_cli.codec.tensor_codec import Choice, estimate, for_size, open_tensor, prepare, start
 from rbe_cli.codec.tiles import Tile

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec.choice.wish import Wish
 from rbe_cli.codec.residual.analysis import Analysis
+from rbe_cli.codec.residual.forecast import multiplier_for_size
 from rbe_cli.codec.residual.noise_shaping import Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_size
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.container.open_base import CheckpointBase

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rbe_cli import metrics
 from rbe_cli.codec.residual import tables
 from rbe_cli.codec.residual.analysis import Analysis
-from rbe_cli.codec.residual.rate_control import Forecast, multiplier_for_error, multiplier_for_size
+from rbe_cli.codec.residual.forecast import Forecast, multiplier_for_error, multiplier_for_size
 from rbe_cli.codec.structure.low_rank_codec import MOST_COMPONENTS
 
 #: Below this many bits per weight `auto` also looks at low rank without a coded residual.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import Parameters
 from rbe_cli.codec.residual.analysis import analyse
+from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.noise_shaping import PLAIN, Shaping
-from rbe_cli.codec.residual.rate_control import multiplier_for_error
 from rbe_cli.codec.residual.tables import SHIFT_UNIT
 from rbe_cli.codec.residual.trellis_codec import Encoding, open_values
 from rbe_cli.codec.source import Matrix

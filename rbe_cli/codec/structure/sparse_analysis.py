@@ -84,7 +84,6 @@ class SparseAnalysis(StructureAnalysis):
             ranked = self._ranked(magnitudes)
         self._weights = Findings(weights)
         self._tables = Findings(np.log2(np.abs(weights.ravel()) + 1e-30), *ranked)
-        self._areas = matrix.rows * matrix.columns
 
     def set_aside(self) -> None:
         """Put by what only the encoder needs, and the forecast's tables, which are read again each time."""
@@ -189,7 +188,7 @@ class SparseAnalysis(StructureAnalysis):
         log_step = math.log2(step)
         bits = float(np.maximum(tables.weight_logs - log_step + _WEIGHT_BITS, _ZERO_BITS).sum())
         if kept:
-            apart = math.log2(self._areas / kept)
+            apart = math.log2(self.matrix.rows * self.matrix.columns / kept)
             bits += tables.logs[rank] - kept * log_step + kept * (apart + _COEFFICIENT_BITS)
         return bits / 8 + len(self.form.grid) * _TILE_BYTES + HEAD.size
 
