@@ -3,7 +3,7 @@
 prepare     -> Choice (the analysis of the best pipeline, what it gains, and the runner-up)
 for_size    -> the same where the size is what is asked
 start       -> the encoding of a choice with a step
-open_tensor -> TileDecoder, the weights of any tile
+open_tensor -> Decoder, the weights of any tile
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rbe_cli.codec.structure.sparse_analysis import SparseAnalysis
 from rbe_cli.codec.structure.sparse_codec import SparseDecoder, open_sparse
 from rbe_cli.codec.structure.sparse_form import sparse_form
 from rbe_cli.codec.structure.structure_only import StructureAnalysis
-from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.errors import Damage
 
 #: Structure and transform have to gain so many dB to be chosen, beside what their time to decode is worth:
@@ -319,13 +319,16 @@ class TileDecoder:
 
     Attributes
     ----------
-    parameters : Parameters
+    grid : Grid
+    streams : int
+        One for each tile.
     """
 
     def __init__(self, values: ValueDecoder, pipeline: Pipeline | None) -> None:
         self._values = values
         self._pipeline = pipeline
-        self.parameters = values.parameters
+        self.grid = values.parameters.grid
+        self.streams = len(self.grid)
 
     @property
     def nbytes(self) -> int:
@@ -342,11 +345,10 @@ class TileDecoder:
         return self._pipeline.inverse(self._values.values(stream, tile), tile.top, out)
 
 
-def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trellis") -> tuple[Decoder, Grid]:
-    """Read a tensor's first chunk: its decoder and the grid of its tiles. Raises Damage."""
+def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trellis") -> Decoder:
+    """The decoder of a tensor, from its first chunk. Raises Damage."""
     if codec == "sparse":
-        sparse = open_sparse(first_chunk, dtypes.count(shape))
-        return sparse, sparse.form.grid
+        return open_sparse(first_chunk, dtypes.count(shape))
     if codec == "lowrank":
         return open_low_rank(first_chunk, dtypes.count(shape))
     parameters = Parameters.unpack(first_chunk, dtypes.count(shape))
@@ -354,12 +356,14 @@ def open_tensor(first_chunk: bytes, shape: tuple[int, ...], codec: str = "trelli
     if not (parameters.structure or parameters.transform):
         if rest:
             raise Damage("side information is too long")
-        return TileDecoder(values, None), parameters.grid
+        return TileDecoder(values, None)
     with np.errstate(all="ignore"):
         grid = parameters.grid
         description = Description(parameters.structure, parameters.transform, parameters.block, parameters.levels, rest)
-        return TileDecoder(values, Pipeline.unpack(description, grid.rows, grid.columns)), grid
+        return TileDecoder(values, Pipeline.unpack(description, grid.rows, grid.columns))
 
 
+#: `result` waits for what is encoded.
 AnyEncoding = Encoding | Future[Encoded]
+#: Each has a `grid` of tiles, the number of `streams` that follow the first chunk, and decodes a stream to a tile.
 Decoder = TileDecoder | SparseDecoder | LowRankDecoder

@@ -75,8 +75,8 @@ def compile_analysis() -> Analysis:
 
 def compile_decoding() -> None:
     """The same of those alone that decoding needs."""
-    decoder, grid = open_tensor(CHUNKS[0], SHAPE)
-    decoder.decode(CHUNKS[1], grid[0])
+    decoder = open_tensor(CHUNKS[0], SHAPE)
+    decoder.decode(CHUNKS[1], decoder.grid[0])
     lossless.decode_chunk(EXACT_CHUNK, 0, "U8", (BYTES,))
     decode_integers(COUNTING, 8)
 

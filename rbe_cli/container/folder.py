@@ -18,7 +18,7 @@ from rbe_cli import dtypes, elements
 from rbe_cli.codec import lossless, tensor_codec
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
-from rbe_cli.codec.tiles import Grid, Tile
+from rbe_cli.codec.tiles import Tile
 from rbe_cli.container.base import Base, BaseTensor
 from rbe_cli.container.headers import check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
@@ -50,9 +50,9 @@ class _Latest:
 
     def __init__(self, shared: set[str]) -> None:
         self._shared = shared
-        self._kept: tuple[str, tuple[Decoder, Grid]] | None = None
+        self._kept: tuple[str, Decoder] | None = None
 
-    def get(self, name: str, open_: Callable[[], tuple[Decoder, Grid]]) -> tuple[Decoder, Grid]:
+    def get(self, name: str, open_: Callable[[], Decoder]) -> Decoder:
         """What `open_` gives for a tensor that is stored under this name."""
         kept = self._kept
         if kept is None or kept[0] != name:
@@ -96,23 +96,23 @@ class StoredTensor:
             return self._chunks()
         return self._tiles()
 
-    def tiles(self) -> tuple[Decoder, Grid]:
-        """The decoder and the grid of a lossily coded tensor; `stream` gives what the decoder takes."""
+    def decoder(self) -> Decoder:
+        """That of a lossily coded tensor; `stream` gives what it takes. Raises CorruptFile."""
         return self._open(self.file.chunk(self.record.first_chunk))
 
-    def _open(self, first_chunk: bytes) -> tuple[Decoder, Grid]:
+    def _open(self, first_chunk: bytes) -> Decoder:
         record = self.record
         with located(self.where), np.errstate(all="ignore"):
-            decoder, grid = self._latest.get(
+            decoder = self._latest.get(
                 record.name, lambda: tensor_codec.open_tensor(first_chunk, record.shape, record.codec)
             )
-        if record.chunks != 1 + (0 if record.codec == "lowrank" else len(grid)):
+        if record.chunks != 1 + decoder.streams:
             raise CorruptFile(f"{self.where}: has the wrong number of chunks")
-        return decoder, grid
+        return decoder
 
     def stream(self, index: int) -> bytes:
         """The bytes of tile `index`, checked against their CRC; none where a tensor is all in its first chunk."""
-        if self.record.codec == "lowrank":
+        if self.record.chunks == 1:
             return b""
         return self.file.chunk(self.record.first_chunk + 1 + index)
 
@@ -120,7 +120,8 @@ class StoredTensor:
         if self.record.dtype not in dtypes.FLOATS:
             raise CorruptFile(f"{self.where}: cannot be coded this way")
         chunks = self.file.chunks(self.record)
-        decoder, grid = self._open(next(chunks, b""))
+        decoder = self._open(next(chunks, b""))
+        grid = decoder.grid
         base = None if self._base is None else self._base.matrix(grid.rows, grid.columns)
         for tile in grid:
             yield Piece(tile.size, self._tile_job(decoder, next(chunks, b""), tile, base))

@@ -18,7 +18,6 @@ from rbe_cli.codec.residual.trellis_codec import Encoded
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.low_rank_codec import MOST_COMPONENTS
 from rbe_cli.codec.tensor_codec import Choice, Decoder
-from rbe_cli.codec.tiles import Grid
 from rbe_cli.container.layer_file import EncodedTensor, TensorRecord
 from rbe_cli.errors import UsageError
 
@@ -43,8 +42,8 @@ class StoredMatrix(Protocol):
     @property
     def where(self) -> str: ...  # noqa: D102
 
-    def tiles(self) -> tuple[Decoder, Grid]:
-        """The decoder and the grid of the tiles."""
+    def decoder(self) -> Decoder:
+        """Of its tiles."""
 
     def stream(self, index: int) -> bytes:
         """What the decoder takes for a tile."""
@@ -72,21 +71,21 @@ class EncodedMatrix:
         """Bytes of a layer file that are there for it: its chunks, their table and its entry in the header."""
         return self.tensor.size()
 
-    def tiles(self) -> tuple[Decoder, Grid]:
-        """The decoder and the grid of the tiles."""
+    def decoder(self) -> Decoder:
+        """Of its tiles."""
         return tensor_codec.open_tensor(self.tensor.chunks[0], self.record.shape, self.record.codec)
 
     def decode(self) -> NDArray[np.float32]:
         """All weights, float32[rows, columns]."""
-        decoder, grid = self.tiles()
+        decoder = self.decoder()
         out = np.empty(self.record.shape, np.float32)
-        for i, tile in enumerate(grid):
+        for i, tile in enumerate(decoder.grid):
             out[tile.top : tile.bottom, tile.left : tile.right] = decoder.decode(self.stream(i), tile)
         return out
 
     def stream(self, index: int) -> bytes:
         """What the decoder takes for a tile; nothing where a tensor is all in its first chunk."""
-        return b"" if self.record.codec == "lowrank" else self.tensor.chunks[1 + index]
+        return b"" if self.record.chunks == 1 else self.tensor.chunks[1 + index]
 
 
 def compress_array(

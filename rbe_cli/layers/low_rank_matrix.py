@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.structure.low_rank_codec import LowRankDecoder
+from rbe_cli.codec.structure.low_rank import LowRank
 from rbe_cli.kernels import forward
 from rbe_cli.layers.block_layout import BlockLayout
-from rbe_cli.layers.encoded import StoredMatrix
 from rbe_cli.layers.resident import aligned, fixed_point
 
 #: Blocks it is seen as; it has none of its own.
@@ -33,15 +32,13 @@ class LowRankMatrix:
 
     Parameters
     ----------
-    stored : StoredMatrix
-        Of the codec `lowrank`.
+    low_rank : LowRank
+        As it is decoded.
     """
 
-    def __init__(self, stored: StoredMatrix) -> None:
-        decoder, grid = stored.tiles()
-        assert isinstance(decoder, LowRankDecoder)
-        low_rank = decoder.low_rank
-        self.layout = BlockLayout(grid.rows, grid.columns, min(_BLOCK, grid.rows), min(_BLOCK, grid.columns))
+    def __init__(self, low_rank: LowRank) -> None:
+        rows, columns = low_rank.left.shape[0], low_rank.right.shape[1]
+        self.layout = BlockLayout(rows, columns, min(_BLOCK, rows), min(_BLOCK, columns))
         self.rank = low_rank.left.shape[1]
         padding = -self.rank % _LANES
         left, right = (np.pad(factor, ((0, padding), (0, 0))) for factor in (low_rank.left.T, low_rank.right))

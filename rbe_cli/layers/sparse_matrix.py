@@ -49,13 +49,13 @@ class SparseMatrix:
     Parameters
     ----------
     stored : StoredMatrix
-        Of the codec `sparse`.
+    decoder : SparseDecoder
+        Its own.
     """
 
-    def __init__(self, stored: StoredMatrix) -> None:
-        decoder, grid = stored.tiles()
-        assert isinstance(decoder, SparseDecoder)
-        form = self._form = decoder.form
+    def __init__(self, stored: StoredMatrix, decoder: SparseDecoder) -> None:
+        form, grid = decoder.form, decoder.grid
+        self._form = form
         self.layout = BlockLayout(grid.rows, grid.columns, min(form.block, grid.rows), min(form.block, grid.columns))
         self._rows = _Axis.of(form, grid.rows, grid.columns, _row_vectors)
         self._columns = _Axis.of(form, grid.columns, grid.rows, _column_vectors)

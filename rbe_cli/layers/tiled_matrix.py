@@ -32,8 +32,10 @@ class TiledMatrix:
     Parameters
     ----------
     stored : StoredMatrix
-        Of two dimensions, of the codec `trellis`. If it is in a file, all its bytes are read here and checked
-        against their CRC; the file is not needed afterwards.
+        Of two dimensions. If it is in a file, all its bytes are read here and checked against their CRC; the file is
+        not needed afterwards.
+    decoder : TileDecoder
+        Its own.
     cache : TileCache
         Shared by the matrices of a model.
     executor : Executor or None
@@ -41,12 +43,12 @@ class TiledMatrix:
         tiles either way, so results do not depend on it.
     """
 
-    def __init__(self, stored: StoredMatrix, cache: TileCache, executor: Executor | None = None) -> None:
-        decoder, grid = stored.tiles()
-        assert isinstance(decoder, TileDecoder)
+    def __init__(
+        self, stored: StoredMatrix, decoder: TileDecoder, cache: TileCache, executor: Executor | None = None
+    ) -> None:
         self._decoder = decoder
-        self.layout = BlockLayout.of_grid(grid)
-        self._streams = [stored.stream(i) for i in range(len(grid))]
+        self.layout = BlockLayout.of_grid(decoder.grid)
+        self._streams = [stored.stream(i) for i in range(decoder.streams)]
         self._name = stored.record.name
         self._dtype = stored.record.dtype
         self._where = stored.where

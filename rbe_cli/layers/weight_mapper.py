@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli import elements
+from rbe_cli.codec.structure.low_rank_codec import LowRankDecoder
+from rbe_cli.codec.structure.sparse_codec import SparseDecoder
 from rbe_cli.container.folder import Folder
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.layers.encoded import StoredMatrix
@@ -90,8 +92,9 @@ def open_matrix(stored: StoredMatrix, cache: TileCache | None = None, executor: 
 
     `cache` and `executor` are those of `TiledMatrix`; without a cache nothing is kept. Raises CorruptFile.
     """
-    if stored.record.codec == "lowrank":
-        return LowRankMatrix(stored)
-    if stored.record.codec == "sparse":
-        return SparseMatrix(stored)
-    return TiledMatrix(stored, TileCache(0) if cache is None else cache, executor)
+    decoder = stored.decoder()
+    if isinstance(decoder, LowRankDecoder):
+        return LowRankMatrix(decoder.low_rank)
+    if isinstance(decoder, SparseDecoder):
+        return SparseMatrix(stored, decoder)
+    return TiledMatrix(stored, decoder, TileCache(0) if cache is None else cache, executor)

@@ -636,8 +636,8 @@ def warm_up() -> None:
         trellis_codec.Encoding(analysis, 0.1, 4, pool).result()
     for codec, _, shape, chunks in _TENSORS:
         if codec in ("trellis", "sparse", "lowrank"):
-            decoder, grid = open_tensor(chunks[0], shape, codec)
-            decoder.decode(b"" if codec == "lowrank" else chunks[1], grid[0])
+            decoder = open_tensor(chunks[0], shape, codec)
+            decoder.decode(chunks[1] if decoder.streams else b"", decoder.grid[0])
 
 
 def main() -> int:

@@ -77,10 +77,10 @@ def profile(source: BenchSource, bits: float, states: int, repeat: int = 5) -> t
             return tensor_codec.start(choice, step, states, pool).result()
 
         chunks = encode().chunks
-        decoder, grid = tensor_codec.open_tensor(chunks[0], source.shape)
+        decoder = tensor_codec.open_tensor(chunks[0], source.shape)
 
         def decode() -> None:
-            for stream, tile in zip(chunks[1:], grid, strict=True):
+            for stream, tile in zip(chunks[1:], decoder.grid, strict=True):
                 decoder.decode(stream, tile)
 
         encoding = _best(lambda: encode().nanoseconds, source.elements, repeat)

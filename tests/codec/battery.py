@@ -135,7 +135,8 @@ def trellis_encode(
 
 def trellis_decode(chunks: list[bytes], shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """The weights in their type, tiles in any order put where they belong."""
-    decoder, grid = open_tensor(chunks[0], shape)
+    decoder = open_tensor(chunks[0], shape)
+    grid = decoder.grid
     out = np.zeros((grid.rows, grid.columns), FLOATS[dtype])
     assert len(grid) == len(chunks) - 1
     for i in reversed(range(len(grid))):

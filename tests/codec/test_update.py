@@ -113,10 +113,10 @@ def encoded(choice: Choice, size: float) -> tuple[list[bytes], float]:
 
 
 def decoded(choice: Choice, chunks: list[bytes], base: np.ndarray | None) -> np.ndarray:
-    decoder, grid = open_tensor(chunks[0], SHAPE, choice.codec)
+    decoder = open_tensor(chunks[0], SHAPE, choice.codec)
     out = np.empty(SHAPE, np.float32)
-    streams = iter([*chunks[1:], *[b""] * len(grid)])
-    for tile in grid:
+    streams = iter([*chunks[1:], *[b""] * len(decoder.grid)])
+    for tile in decoder.grid:
         out[tile.top : tile.bottom, tile.left : tile.right] = decoder.decode(next(streams), tile)
     return out if base is None else out + base.astype(np.float32)
 

@@ -71,9 +71,9 @@ def test_nothing_is_compiled_while_a_command_works(wanted: str, compressed: Path
 
 
 def test_what_is_decoded_first_is_what_is_coded() -> None:
-    decoder, grid = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
+    decoder = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
     ramp = np.linspace(-1, 1, 64, dtype=np.float32).reshape(warm_up.SHAPE)
-    np.testing.assert_allclose(decoder.decode(warm_up.CHUNKS[1], grid[0]), ramp, atol=0.2)
+    np.testing.assert_allclose(decoder.decode(warm_up.CHUNKS[1], decoder.grid[0]), ramp, atol=0.2)
     raw = lossless.decode_chunk(warm_up.EXACT_CHUNK, 0, "U8", (warm_up.BYTES,))
     np.testing.assert_array_equal(raw, np.arange(warm_up.BYTES) % 2)
     np.testing.assert_array_equal(decode_integers(warm_up.COUNTING, 8), np.arange(8))

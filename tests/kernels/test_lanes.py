@@ -77,14 +77,14 @@ _GENERIC = """
 import numpy as np
 from rbe_cli.codec import warm_up
 from rbe_cli.codec.tensor_codec import open_tensor
-decoder, grid = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
-print(decoder.decode(warm_up.CHUNKS[1], grid[0]).tobytes().hex())
+decoder = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
+print(decoder.decode(warm_up.CHUNKS[1], decoder.grid[0]).tobytes().hex())
 """
 
 
 def test_another_processor_is_compiled_for(tmp_path: Path) -> None:
-    decoder, grid = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
+    decoder = open_tensor(warm_up.CHUNKS[0], warm_up.SHAPE)
     generic = ENVIRONMENT | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", _GENERIC], env=generic, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert done.stdout.strip() == decoder.decode(warm_up.CHUNKS[1], grid[0]).tobytes().hex()
+    assert done.stdout.strip() == decoder.decode(warm_up.CHUNKS[1], decoder.grid[0]).tobytes().hex()

@@ -88,16 +88,28 @@ class LowRankAnalysis(StructureAnalysis):
         vectors = np.ascontiguousarray(grid[:, :rank], np.float32) / np.float32(GRID)
         low_rank = encode_low_rank(matrix, self._values[:rank], vectors, vectors, step)
         decoder = LowRankDecoder(low_rank)
-        error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in row_bands(matrix))
+        error = sum(matrix.squared_error(decoder.decode(b"", tile), tile) for tile in decoder.grid)
         head = HEAD.pack(matrix.rows, self.rms, math.sqrt(error / self.energy))
         return Encoded([head + low_rank.data], error, time.thread_time_ns() - started)
 
 
 class LowRankDecoder:
-    """Weights of any rows of a low-rank tensor."""
+    """Weights of any rows of a low-rank tensor.
+
+    Attributes
+    ----------
+    low_rank : LowRank
+    grid : Grid
+        The tiles it is worked through in.
+    streams : int
+        None: everything is in the first chunk.
+    """
+
+    streams = 0
 
     def __init__(self, low_rank: LowRank) -> None:
         self.low_rank = low_rank
+        self.grid = Grid.of(low_rank.left.shape[0], low_rank.right.shape[1], whole_rows=True)
 
     def decode(self, stream: bytes, tile: Tile) -> NDArray[np.float32]:
         """Weights of a tile, float32[rows, columns]. There is no stream: pass b""."""
@@ -107,18 +119,13 @@ class LowRankDecoder:
         return w[:, tile.left :]
 
 
-def row_bands(matrix: Matrix) -> Grid:
-    """The tiles a low-rank tensor is worked through in."""
-    return Grid.of(matrix.rows, matrix.columns, whole_rows=True)
-
-
-def open_low_rank(first_chunk: bytes, elements: int) -> tuple[LowRankDecoder, Grid]:
-    """Read the chunk: decoder and grid. Raises Damage."""
+def open_low_rank(first_chunk: bytes, elements: int) -> LowRankDecoder:
+    """The decoder of a tensor, from its one chunk. Raises Damage."""
     rows = _unpack_head(first_chunk, elements)
     low_rank, used = LowRank.unpack(first_chunk[HEAD.size :], rows, elements // rows)
     if HEAD.size + used != len(first_chunk):
         raise Damage("low rank tensor is too long")
-    return LowRankDecoder(low_rank), Grid.of(rows, elements // rows, whole_rows=True)
+    return LowRankDecoder(low_rank)
 
 
 def _unpack_head(first_chunk: bytes, elements: int) -> int:

@@ -50,10 +50,21 @@ def encode_tile(form: SparseForm, tile: Tile, weights: NDArray[np.int32], indice
 
 
 class SparseDecoder:
-    """Turns the chunks of one tensor's tiles back into weights."""
+    """Turns the chunks of one tensor's tiles back into weights.
+
+    Attributes
+    ----------
+    form : SparseForm
+    step : float32
+    grid : Grid
+    streams : int
+        One for each tile.
+    """
 
     def __init__(self, form: SparseForm, step: float) -> None:
         self.form = form
+        self.grid = form.grid
+        self.streams = len(form.grid)
         self.step = np.float32(step)
         self._transform = form.transform()
 
