@@ -10,10 +10,11 @@ from rbe_cli.codec.residual.analysis import analyse
 from rbe_cli.codec.residual.forecast import multiplier_for_error
 from rbe_cli.codec.residual.noise_shaping import PLAIN
 from rbe_cli.codec.source import Matrix
-from rbe_cli.codec.structure.components import find_components, leading, sketch_components
+from rbe_cli.codec.structure.components import find_components, sketch_components
 from rbe_cli.codec.structure.decode_cost import decode_cost
 from rbe_cli.codec.structure.low_rank import fit_low_rank
 from rbe_cli.codec.structure.pipeline import Piped, Pipeline
+from rbe_cli.codec.structure.singular_vectors import leading
 from rbe_cli.codec.tensor_codec import prepare
 
 

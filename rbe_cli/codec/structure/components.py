@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,16 @@ from rbe_cli import metrics
 from rbe_cli.codec.residual import tables
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.decode_cost import decode_cost
+from rbe_cli.codec.structure.singular_vectors import (
+    OVERSAMPLING,
+    is_long,
+    leading,
+    orthonormal_basis,
+    random_basis,
+)
 
 #: Largest rank that is looked for under a residual.
 _RANK_UNDER_RESIDUAL = 128
-_OVERSAMPLING = 8
-_ITERATIONS = 3
-#: A side so many times the other one is summed over first.
-_LONG = 8
-_BAND = 1 << 20
-#: A side up to which its products are taken apart exactly in no more time than it takes to iterate.
-_SOON_EXACT = 128
 #: Least scale of a row or column, against the mean.
 _LEAST_SCALE = 0.01
 #: Components that are looked at first, and the share of those looked at up to which a rank is believed.
@@ -42,8 +41,6 @@ _SKETCHED, _SKETCH_ROUNDS = 16, 2
 #: Least part of an energy that something leaves.
 _LEAST_PART = 1e-6
 _TINY = np.float32(1e-35)
-#: What is added to a Gram matrix that may be singular, of its trace.
-_RIDGE = 1e-10
 #: Root mean square beyond which, up or down, low rank is not looked for.
 _FAR = 1e9
 #: Squared error of the trellis quantiser at a fine step, in squared steps.
@@ -218,7 +215,7 @@ def find_components(
         return None
     scales = scales_from(rows), scales_from(columns)
     scaled = _divided(matrix, *scales)
-    count = most if _is_long(m, n) else min(_FEW, most)
+    count = most if is_long(m, n) else min(_FEW, most)
     while True:
         factors = Factors(scaled, count, *scales, real)
         best = Components.best(factors, shape, nrmse)
@@ -258,11 +255,11 @@ def sketch_components(matrix: Matrix, nrmse: float, of_rows: int) -> Sketch | No
     energy = float(powers[1].sum(dtype=np.float64))
     tall, left, right = (w, rows[:, None], columns[:, None]) if m >= n else (w.T, columns[:, None], rows[:, None])
     tall_power, short_power = powers if m >= n else powers[::-1]
-    basis = _random_basis(tall.shape[1], min(count + _OVERSAMPLING, *tall.shape))
+    basis = random_basis(tall.shape[1], min(count + OVERSAMPLING, *tall.shape))
     for _ in range(_SKETCH_ROUNDS):
         basis = right * (tall.T @ (np.square(left) * (tall @ (right * basis))))
         # Of the basis made orthonormal by its Cholesky factor: as many small products as a QR has large ones.
-        basis = _orthonormal(basis, np.float32)
+        basis = orthonormal_basis(basis, np.float32)
     seen = left * (tall @ (right * basis))
     squares_seen, turns = np.linalg.eigh(seen.astype(np.float64).T @ seen)
     found, turns = squares_seen[::-1][:count], turns[:, ::-1][:, :count].astype(np.float32)
@@ -303,85 +300,6 @@ def _of_more_rows(
     spikes = (y + np.sqrt(np.maximum(y * y - 4 * (y - 1 + ratio), 0))) / 2
     spikes = spikes[spikes > 1 + math.sqrt(whole_ratio)]
     return of_rows * noise * (spikes + whole_ratio * spikes / (spikes - 1))
-
-
-def of_one_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vectors, float64[n, r], each with the sign that makes its largest number positive: a library has no say in it."""
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return vectors * np.where(largest < 0, -1.0, 1.0)
-
-
-def leading(
-    w: NDArray[np.float32], count: int, real: type[np.floating] = np.float64
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading singular values and right singular vectors.
-
-    By way of its shorter side's: of a matrix many times longer than wide, or the reverse, exactly (in float32, only if
-    that side is short); else by subspace iteration (Halko et al., SIAM Rev. 53, 2011).
-    """
-    m, n = w.shape
-    tall = w if m >= n else w.T
-    products = _products(tall, real) if _is_long(m, n) else None
-    if products is not None and (real is np.float64 or len(products) <= _SOON_EXACT):
-        found = np.linalg.eigh(products)
-        squares, vectors = (part[..., ::-1][..., :count].astype(np.float64) for part in found)
-    else:
-        squares, vectors = _iterated(tall, products, count, real)
-    if m < n:
-        vectors = (w.T @ vectors.astype(np.float32)) / np.sqrt(np.maximum(squares, squares[0] * 1e-24))
-    return np.sqrt(np.maximum(squares, 1e-300)), of_one_sign(vectors)
-
-
-def _is_long(m: int, n: int) -> bool:
-    return max(m, n) >= _LONG * min(m, n)
-
-
-def _products(w: NDArray[np.float32], real: type[np.floating]) -> NDArray[Any]:
-    """w^T w, some rows at a time."""
-    moments = np.zeros((w.shape[1], w.shape[1]), real)
-    height = max(1, _BAND // w.shape[1])
-    for top in range(0, w.shape[0], height):
-        wide = w[top : top + height].astype(real, copy=False)
-        moments += wide.T @ wide
-    return moments
-
-
-def _inverse_root(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R, lower triangular, with R gram R^T = 1: by R^T the columns of a basis whose products are `gram` become
-    orthonormal, in a third of the time of a QR. Directions it hardly has stay too short.
-    """
-    ridge = max(float(np.trace(gram)) * _RIDGE, float(_TINY))
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(gram + ridge * np.eye(len(gram)))))
-
-
-def _orthonormal(basis: NDArray[np.float32], real: type[np.floating]) -> NDArray[np.float32]:
-    if real is np.float64:
-        return np.linalg.qr(basis.astype(np.float64))[0].astype(np.float32)
-    wide = basis.astype(np.float64)
-    return basis @ _inverse_root(wide.T @ wide).T.astype(np.float32)
-
-
-def _iterated(
-    w: NDArray[np.float32], products: NDArray[np.float32] | None, count: int, real: type[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Leading eigenvalues and eigenvectors of w^T w, which `products` is if it is at hand."""
-    basis = _random_basis(w.shape[1], min(count + _OVERSAMPLING, *w.shape))
-    for _ in range(_ITERATIONS):
-        basis = _orthonormal(w.T @ (w @ basis) if products is None else products @ basis, real)
-    if products is None:
-        projected = (w @ basis).astype(real, copy=False)
-        seen = projected.T @ projected
-    else:
-        seen = basis.T @ (products @ basis)
-    squares, rotation = (found.astype(np.float64) for found in np.linalg.eigh(seen))
-    order = np.argsort(squares)[::-1][:count]
-    return squares[order], basis.astype(np.float64) @ rotation[:, order]
-
-
-@lru_cache(maxsize=4)
-def _random_basis(n: int, width: int) -> NDArray[np.float32]:
-    """Random columns to begin with, float32[n, width]: always the same."""
-    return np.random.default_rng(0).standard_normal((n, width), np.float32)
 
 
 def _best_rank(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import KLT_COLUMNS, STRUCTURES, TRANSFORMS
 from rbe_cli.codec.source import LARGEST_HELD, Description, Matrix, read_rows
-from rbe_cli.codec.structure.components import of_one_sign
 from rbe_cli.codec.structure.decode_cost import decode_cost
 from rbe_cli.codec.structure.low_rank import LowRank, on_grid
 from rbe_cli.codec.structure.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.structure.singular_vectors import of_one_sign
 from rbe_cli.codec.structure.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
