@@ -119,6 +119,27 @@ def read_rows(matrix: Domain, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return out
 
 
+def read_whole(matrix: Domain) -> NDArray[np.float32]:
+    """All rows, float32[rows, columns]."""
+    out = np.empty((matrix.rows, matrix.columns), np.float32)
+    for top, band in matrix.bands():
+        out[top : top + len(band)] = band
+    return out
+
+
+@contextmanager
+def held_whole(matrix: Domain) -> Iterator[NDArray[np.float32] | None]:
+    """All rows, for somebody who reads them again and again, in memory that is allowed for; None if they are too many.
+
+    See `rbe_cli.codec.workspace.whole_matrices`.
+    """
+    if matrix.rows * matrix.columns > LARGEST_HELD:
+        yield None
+    else:
+        with whole_matrices.held(4 * matrix.rows * matrix.columns):
+            yield read_whole(matrix)
+
+
 @dataclass(eq=False)
 class Matrix:
     """A floating-point tensor as float32[rows, columns], converted piece by piece.
@@ -159,12 +180,7 @@ class Matrix:
 
     def whole(self) -> NDArray[np.float32]:
         """All rows, float32[rows, columns], to be read only; see `rbe_cli.codec.workspace.whole_matrices`."""
-        if self.rows * self.columns <= _READ:
-            return self.band(0, self.rows)
-        w = np.empty((self.rows, self.columns), np.float32)
-        for top, band in self.bands():
-            w[top : top + len(band)] = band
-        return w
+        return self.band(0, self.rows) if self.rows * self.columns <= _READ else read_whole(self)
 
     def exact(self, tile: Tile) -> NDArray[np.float64]:
         """The same as float64."""
@@ -235,11 +251,8 @@ class Difference(Matrix):
     @contextmanager
     def held(self) -> Iterator[Difference]:
         """Worked out once, and held in memory for somebody who reads it again and again, if it is not too large."""
-        if self.rows * self.columns > LARGEST_HELD:
-            yield self
-            return
-        with whole_matrices.held(4 * self.rows * self.columns):
-            self._held = self.whole()
+        with held_whole(self) as values:
+            self._held = values
             try:
                 yield self
             finally:

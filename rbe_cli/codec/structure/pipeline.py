@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.parameters import KLT_COLUMNS, STRUCTURES, TRANSFORMS
-from rbe_cli.codec.source import LARGEST_HELD, Description, Matrix, read_rows
+from rbe_cli.codec.source import Description, Matrix, held_whole, read_rows
 from rbe_cli.codec.structure.decode_cost import decode_cost
 from rbe_cli.codec.structure.low_rank import LowRank, on_grid
 from rbe_cli.codec.structure.side_matrix import decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.structure.singular_vectors import of_one_sign
 from rbe_cli.codec.structure.transform import Blockwise, Identity, KarhunenLoeve, Transform, effective_levels
 from rbe_cli.codec.tiles import Tile
-from rbe_cli.codec.workspace import Findings, kept_matrices, whole_matrices
+from rbe_cli.codec.workspace import Findings, kept_matrices
 from rbe_cli.errors import Damage
 
 #: For a matrix wider than so much, a Karhunen-Loeve basis is sent if it is many times longer than wide: else working
@@ -158,17 +158,10 @@ class Piped:
     @contextmanager
     def held(self) -> Iterator[Piped]:
         """Computed once and held as a whole, for somebody who reads it again and again; if it is small, also later."""
-        size = 4 * self.rows * self.columns
-        if self.rows * self.columns > LARGEST_HELD:
-            yield self
-            return
-        with whole_matrices.held(size):
-            values = np.empty((self.rows, self.columns), np.float32)
-            for top, band in self.bands():
-                values[top : top + len(band)] = band
+        with held_whole(self) as values:
             self._values = values
             yield self
-            if not kept_matrices.lend(self, size):
+            if values is not None and not kept_matrices.lend(self, values.nbytes):
                 self._values = None
 
     def set_aside(self) -> None:
