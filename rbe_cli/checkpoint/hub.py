@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
 from rbe_cli import dtypes, models
-from rbe_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rbe_cli.checkpoint.reader import Checkpoint, TensorHeader, open_checkpoint
 from rbe_cli.checkpoint.weight_files import INDEX_SUFFIX, SUFFIX, WeightFiles, folder_weights, weight_files
 from rbe_cli.errors import CorruptFile, RBEError, first_line
 from rbe_cli.files.names import LAYER_SUFFIX
@@ -31,25 +30,6 @@ _REPO_ID = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 _FILES = (SUFFIX, INDEX_SUFFIX, LAYER_SUFFIX, ".git")
 #: Headers read at once.
 _CONNECTIONS = 8
-
-
-@dataclass(frozen=True)
-class RemoteTensor:
-    """One tensor of a repository, as its file's header describes it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """Number of weights."""
-        return dtypes.count(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Size in the file."""
-        return dtypes.byte_length(self.dtype, self.shape)
 
 
 def looks_like_repo_id(source: str) -> bool:
@@ -176,7 +156,7 @@ def is_cached(repo_id: str, revision: str | None = None) -> bool:
         return False
 
 
-def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor]:
+def read_headers(repo_id: str, revision: str | None = None) -> list[TensorHeader]:
     """The tensors of a repository, from the headers of its files alone, which are fetched as ranges of bytes.
 
     Raises RBEError saying what to do.
@@ -200,7 +180,7 @@ def read_headers(repo_id: str, revision: str | None = None) -> list[RemoteTensor
         for name, info in headers[path].tensors.items():
             if info.dtype not in dtypes.BITS:
                 raise RBEError(f"{repo_id}: tensor {name!r} has dtype {info.dtype}, which this rbe does not know")
-            tensors.append(RemoteTensor(name, info.dtype, tuple(info.shape)))
+            tensors.append(TensorHeader(name, info.dtype, tuple(info.shape)))
     return tensors
 
 

@@ -28,13 +28,12 @@ _PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a shard: where its bytes are."""
+class TensorHeader:
+    """One tensor, as its file's header describes it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +44,13 @@ class TensorInfo:
     def elements(self) -> int:
         """Number of weights."""
         return dtypes.count(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorInfo(TensorHeader):
+    """One tensor of a shard, and where in the file its bytes begin."""
+
+    offset: int
 
 
 @dataclass

@@ -14,8 +14,7 @@ from rbe_cli.cli.options import Form, Status
 from rbe_cli.cli.tables import counted
 
 if TYPE_CHECKING:
-    from rbe_cli.checkpoint.hub import RemoteTensor
-    from rbe_cli.checkpoint.reader import Checkpoint
+    from rbe_cli.checkpoint.reader import Checkpoint, TensorHeader
     from rbe_cli.operations.profile import TensorProfile
 
 #: Tensors with fewer elements than this share a line.
@@ -100,7 +99,7 @@ def _json(found: TensorProfile) -> dict[str, Any]:
     }
 
 
-def show_remote(repo_id: str, tensors: Sequence[RemoteTensor], form: Form) -> None:
+def show_remote(repo_id: str, tensors: Sequence[TensorHeader], form: Form) -> None:
     """Print what the headers of a repository say."""
     elements = sum(tensor.elements for tensor in tensors)
     size = sum(tensor.nbytes for tensor in tensors)
