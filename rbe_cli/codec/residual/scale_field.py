@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,77 +219,87 @@ def fit(w: Domain, use_rows: bool = True, use_columns: bool = True, share: float
     An axis is left flat where it would not pay. Rows and columns of zeros get the exponent ZERO whatever else is
     decided, unless that axis is ruled out by the arguments.
     """
-    m, n = w.rows, w.columns
-    column_weight = np.ones(n, np.float64)
-    row_power = np.zeros(m, np.float64)
-    plain: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    for _ in range(_SWEEPS):
-        column_sum = np.zeros(n, np.float64)
-        for top, band in w.bands():
-            sweep(band, column_weight, row_power[top : top + len(band)], column_sum)
-        live_rows = max(int((row_power > 0).sum()), 1)
-        if plain is None:
-            plain = (row_power.copy(), _plain_columns(w))
-            live_columns = max(int((plain[1] > 0).sum()), 1)
-        column_power = column_sum / live_rows
-        column_weight = np.where(column_power > 0, 1 / np.maximum(column_power, 1e-300), 0.0)
-    assert plain is not None
-    # The last sweep's rows belong to the columns before it, so take the rows once more.
-    rows_last = np.zeros(m, np.float64)
-    for top, band in w.bands():
-        sweep(band, column_weight, rows_last[top : top + len(band)], np.zeros(n))
-    both = (_log_scale(rows_last / live_columns), _log_scale(column_power))
-    rows_only = _log_scale(plain[0] / live_columns)
-    columns_only = _log_scale(plain[1] / live_rows)
-    energy = float(plain[0].sum())
-    if energy <= 0.0:
-        return ScaleField(
-            Axis(np.full(m, ZERO, np.int32), 3) if use_rows else Axis.flat(m),
-            Axis(np.full(n, ZERO, np.int32), 3) if use_columns else Axis.flat(n),
-            0.0,
-            np.full(m, -np.inf),
-            np.full(n, -np.inf),
-        )
-    flat_log = 0.5 * math.log2(energy / (live_rows * live_columns))
-    elements = live_rows * live_columns
-    dead_rows, dead_columns = _log_scale(plain[0]) == -np.inf, _log_scale(plain[1]) == -np.inf
-    # Each candidate: total bits of the field and of the mean log scale, and the field.
-    candidates = []
-
-    def add(row_logs: NDArray[np.float64] | None, column_logs: NDArray[np.float64] | None) -> None:
-        rows, row_zero, row_cost = (
-            _quantise(row_logs, live_columns) if row_logs is not None else (_only_zeros(dead_rows, use_rows), 0.0, 0.0)
-        )
-        columns, column_zero, column_cost = (
-            _quantise(column_logs, round(live_rows / share))
-            if column_logs is not None
-            else (_only_zeros(dead_columns, use_columns), 0.0, 0.0)
-        )
-        log_sigma0 = row_zero + column_zero
+    scales = _Scales.of(w)
+    rows_alone, columns_alone = scales.alone
+    dead = rows_alone == -np.inf, columns_alone == -np.inf
+    flat = _only_zeros(dead[0], use_rows), _only_zeros(dead[1], use_columns)
+    if scales.energy <= 0.0:
+        return ScaleField(*flat, 0.0, rows_alone, columns_alone)
+    elements = scales.live_rows * scales.live_columns
+    flat_log = 0.5 * math.log2(scales.energy / elements)
+    # Total bits of the field and of the mean log scale, and the field, of each that may be; the first is flat.
+    candidates = [
+        (elements * flat_log / share, ScaleField(*flat, flat_log, rows_alone - flat_log, columns_alone - flat_log))
+    ]
+    for row_logs, column_logs in ((rows_alone, None), (None, columns_alone), scales.together):
+        if (row_logs is not None and not use_rows) or (column_logs is not None and not use_columns):
+            continue
+        rows, row_zero, row_cost = flat[0], 0.0, 0.0
+        columns, column_zero, column_cost = flat[1], 0.0, 0.0
         mean_log = 0.0
         if row_logs is not None:
+            rows, row_zero, row_cost = _quantise(row_logs, scales.live_columns)
             mean_log += float(row_logs[np.isfinite(row_logs)].mean())
         if column_logs is not None:
+            columns, column_zero, column_cost = _quantise(column_logs, round(scales.live_rows / share))
             mean_log += float(column_logs[np.isfinite(column_logs)].mean())
-        if row_logs is None and column_logs is None:
-            log_sigma0 = mean_log = flat_log
         field = ScaleField(
             rows,
             columns,
-            log_sigma0,
-            rows_only - flat_log if row_logs is None else row_logs - row_zero,
-            columns_only - flat_log if column_logs is None else column_logs - column_zero,
+            row_zero + column_zero,
+            rows_alone - flat_log if row_logs is None else row_logs - row_zero,
+            columns_alone - flat_log if column_logs is None else column_logs - column_zero,
         )
         candidates.append(((elements * mean_log + row_cost) / share + column_cost, field))
-
-    add(None, None)
-    if use_rows:
-        add(rows_only, None)
-    if use_columns:
-        add(None, columns_only)
-    if use_rows and use_columns:
-        add(*both)
     return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+class _Scales(NamedTuple):
+    """Logarithms of the scales of rows and columns; -inf for zeros.
+
+    Attributes
+    ----------
+    alone : (float64[m], float64[n])
+        Of each axis where the other has none.
+    together : (float64[m], float64[n])
+        Of both.
+    energy : float
+        Of the matrix.
+    live_rows, live_columns : int
+        Those that are not all zero; 1 if all are.
+    """
+
+    alone: tuple[NDArray[np.float64], NDArray[np.float64]]
+    together: tuple[NDArray[np.float64], NDArray[np.float64]]
+    energy: float
+    live_rows: int
+    live_columns: int
+
+    @classmethod
+    def of(cls, w: Domain) -> _Scales:
+        """By some sweeps, each of which weighs the rows by the columns' scales of the one before, and the reverse."""
+        m, n = w.rows, w.columns
+        column_weight, row_power = np.ones(n), np.zeros(m)
+        plain_rows = row_power
+        for i in range(_SWEEPS):
+            column_sum = np.zeros(n)
+            for top, band in w.bands():
+                sweep(band, column_weight, row_power[top : top + len(band)], column_sum)
+            if i == 0:
+                plain_rows = row_power.copy()
+            live_rows = max(int((row_power > 0).sum()), 1)
+            column_power = column_sum / live_rows
+            column_weight = np.where(column_power > 0, 1 / np.maximum(column_power, 1e-300), 0.0)
+        # The last sweep's rows belong to the columns before it, so take the rows once more.
+        for top, band in w.bands():
+            sweep(band, column_weight, row_power[top : top + len(band)], np.zeros(n))
+        plain_columns = _plain_columns(w)
+        live_columns = max(int((plain_columns > 0).sum()), 1)
+        return cls(
+            (_log_scale(plain_rows / live_columns), _log_scale(plain_columns / live_rows)),
+            (_log_scale(row_power / live_columns), _log_scale(column_power)),
+            float(plain_rows.sum()), live_rows, live_columns,
+        )  # fmt: skip
 
 
 def _only_zeros(dead: NDArray[np.bool_], allowed: bool) -> Axis:
