@@ -97,7 +97,7 @@ class StoredTensor:
         return self._tiles()
 
     def decoder(self) -> Decoder:
-        """That of a lossily coded tensor; `stream` gives what it takes. Raises CorruptFile."""
+        """What turns the streams of a lossily coded tensor into weights. Raises CorruptFile."""
         return self._open(self.file.chunk(self.record.first_chunk))
 
     def _open(self, first_chunk: bytes) -> Decoder:

@@ -43,7 +43,7 @@ class StoredMatrix(Protocol):
     def where(self) -> str: ...  # noqa: D102
 
     def decoder(self) -> Decoder:
-        """Of its tiles."""
+        """What turns its streams into weights."""
 
     def stream(self, index: int) -> bytes:
         """What the decoder takes for a tile."""
@@ -72,7 +72,7 @@ class EncodedMatrix:
         return self.tensor.size()
 
     def decoder(self) -> Decoder:
-        """Of its tiles."""
+        """What turns its streams into weights."""
         return tensor_codec.open_tensor(self.tensor.chunks[0], self.record.shape, self.record.codec)
 
     def decode(self) -> NDArray[np.float32]:

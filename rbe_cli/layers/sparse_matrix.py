@@ -50,7 +50,7 @@ class SparseMatrix:
     ----------
     stored : StoredMatrix
     decoder : SparseDecoder
-        Its own.
+        That of `stored`.
     """
 
     def __init__(self, stored: StoredMatrix, decoder: SparseDecoder) -> None:

@@ -35,7 +35,7 @@ class TiledMatrix:
         Of two dimensions. If it is in a file, all its bytes are read here and checked against their CRC; the file is
         not needed afterwards.
     decoder : TileDecoder
-        Its own.
+        That of `stored`.
     cache : TileCache
         Shared by the matrices of a model.
     executor : Executor or None
