@@ -119,10 +119,10 @@ def is_plain(path: str) -> bool:
     return good and len(path) <= 1024 and path.isprintable() and not set(path) & set("\\:")
 
 
-def read_base(path: Path) -> dict[str, DecodedTensor]:
+def read_base(path: Path, *bases: Path) -> dict[str, DecodedTensor]:
     """The tensors of a base, a folder of the format or a safetensors file (6.1)."""
     if path.is_dir():
-        return decode_folder(path)
+        return decode_folder(path, *bases)
     data = path.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     tensors = {}
@@ -133,8 +133,8 @@ def read_base(path: Path) -> dict[str, DecodedTensor]:
     return tensors
 
 
-def decode_folder(folder: Path, base: Path | None = None) -> dict[str, DecodedTensor]:
-    """Every tensor of a folder, all of it checked (1, 4); of an update, with what it is one of."""
+def decode_folder(folder: Path, *bases: Path) -> dict[str, DecodedTensor]:
+    """Every tensor of a folder, all of it checked (1, 4); of an update, with what it is one of, and that, and so on."""
     text = (folder / "rbe.json").read_bytes()
     check(text.endswith(b"\n"), "manifest")
     manifest = canonical_json(text[:-1])
@@ -156,8 +156,8 @@ def decode_folder(folder: Path, base: Path | None = None) -> dict[str, DecodedTe
             check(method == claim["method"] and 0 <= claim["source"] < len(manifest["sources"]), "method or source")
             check(entry["name"] not in stored, "tensor that stands twice")
             stored[entry["name"]] = entry, chunks
-    bases = {} if base is None else read_base(base)
-    return {name: decode_tensor(name, stored, bases) for name in stored}
+    against = read_base(*bases) if bases else {}
+    return {name: decode_tensor(name, stored, against) for name in stored}
 
 
 def read_checked(folder: Path, name: str, claim: Entry) -> bytes:
@@ -199,7 +199,8 @@ def decode_tensor(
     if base is not None:
         check(base.dtype in FLOATS, "base of another type")
         weights = weights + from_type(base.data, base.dtype).reshape(weights.shape)
-    return DecodedTensor(dtype, shape, codec, to_type(weights, dtype), weights, b"".join(chunks))
+    marks = b"".join(chunks) + entry.get("base", "").encode()
+    return DecodedTensor(dtype, shape, codec, to_type(weights, dtype), weights, marks)
 
 
 def from_type(data: bytes, dtype: str) -> Floats:

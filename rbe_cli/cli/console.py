@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from rich.progress import (
 from rbe_cli.cli.harmless import lines, plain
 from rbe_cli.cli.options import BaseOptions, Status
 from rbe_cli.errors import UsageError
+from rbe_cli.files.names import MANIFEST
 from rbe_cli.imports import uncollected
 
 if TYPE_CHECKING:
@@ -150,14 +152,13 @@ def open_source(source: str, revision: str | None, status: Status) -> Checkpoint
 
 def open_base(given: BaseOptions, status: Status) -> AnyBase | None:
     """Open the base of an update, if one is given."""
-    if given.base is None:
+    if not given.base:
         return None
     from rbe_cli.container import open_base as bases
 
-    opened = bases.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
-    if given.base_revision is not None and isinstance(opened, bases.CompressedBase):
-        raise UsageError(f"{given.base}: is not of the hub, so it has no --base-revision {given.base_revision}")
-    return opened
+    if given.base_revision is not None and (Path(given.base[-1]) / MANIFEST).is_file():
+        raise UsageError(f"{given.base[-1]}: is not of the hub, so it has no --base-revision {given.base_revision}")
+    return bases.open_base(given.base, lambda source: open_source(source, given.base_revision, status))
 
 
 def fetch(source: str, status: Status) -> None:

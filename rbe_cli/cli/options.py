@@ -42,13 +42,17 @@ class BaseOptions:
     """The model that something is an update of."""
 
     base: Annotated[
-        str | None,
-        typer.Option(metavar="BASE", help="The model it is an update of: what compress takes, or a folder it wrote."),
+        list[str] | None,
+        typer.Option(
+            metavar="BASE",
+            help="The model it is an update of: what compress takes, or a folder it wrote. Where that is an update, "
+            "too, its own base in another --base after it.",
+        ),
     ] = None
     base_revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of that.")] = None
 
     def __post_init__(self) -> None:
-        if self.base_revision is not None and self.base is None:
+        if self.base_revision is not None and not self.base:
             raise UsageError("--base-revision is of no model without --base")
 
 

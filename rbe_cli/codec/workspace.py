@@ -279,14 +279,16 @@ def searching(size: int) -> Iterator[None]:
 @contextmanager
 def apart() -> Iterator[None]:
     """A while in which this thread's `scratch` is not what it has under way, which finds its own again: for what is
-    decoded in the middle of an encoding.
+    decoded in the middle of an encoding, or of another decoding, and so on.
     """
     own = _local.__dict__.get("buffers", {})
-    _local.buffers = _local.__dict__.get("others", {})
+    spare: list[dict[str, NDArray[np.uint8]]] = _local.__dict__.setdefault("spare", [])
+    _local.buffers = spare.pop() if spare else {}
     try:
         yield
     finally:
-        _local.others, _local.buffers = _local.buffers, own
+        spare.append(_local.buffers)
+        _local.buffers = own
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

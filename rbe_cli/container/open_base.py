@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
@@ -15,9 +15,9 @@ from rbe_cli import dtypes
 from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec.workspace import apart
 from rbe_cli.container.base import BaseTensor
-from rbe_cli.container.folder import Folder, Piece
+from rbe_cli.container.folder import Folder, Piece, StoredTensor
 from rbe_cli.container.manifest import BaseEntry
-from rbe_cli.errors import RBEError
+from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.files.names import MANIFEST, is_text
 
 #: Tensors of a compressed base whose chunks are in memory at once, and decoded pieces of any.
@@ -64,19 +64,16 @@ class CompressedBase:
         With what it is made of.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        """Raises RBEError for one that is an update itself: it would need its own base, too."""
+    def __init__(self, folder: Folder, base: AnyBase | None = None) -> None:
+        """`base` is that of the folder, which was opened with it, where it is an update itself."""
         manifest = folder.manifest
-        if manifest.base is not None:
-            raise RBEError(
-                f"{folder.path}: is an update itself, of {manifest.base.source}; give what `rbe decode` makes of it"
-            )
         self._folder = folder
         self._names = set(folder.names())
         self.name = folder.path.resolve().name
         if not is_text(self.name):
             raise RBEError(f"{folder.path}: its name is no UTF-8; rename it")
         self.files = [folder.path / name for name in (MANIFEST, *(layer.file for layer in manifest.layers))]
+        self.files += base.files if base else []
         self._pieces = lru_cache(_TENSORS)(self._open)
         self._decoded = lru_cache(_PIECES)(self._decode)
 
@@ -87,7 +84,7 @@ class CompressedBase:
         stored = self._folder.open_tensor(name)
         record = stored.record
         decoded = _Decoded(self, name, dtypes.byte_length(record.dtype, record.shape))
-        chunks = None if record.codec == "lossless" else partial(stored.file.chunks, record)
+        chunks = None if record.codec == "lossless" else partial(_coded, stored)
         return BaseTensor(record.dtype, record.shape, decoded, chunks)
 
     @cached_property
@@ -128,6 +125,12 @@ class _Decoded:
         return self._base.read(self._name, start, stop) if start < stop else np.empty(0, np.uint8)
 
 
+def _coded(stored: StoredTensor) -> Iterator[bytes]:
+    """What a tensor is decoded from: its chunks, and the fingerprint of what these are added to."""
+    yield from stored.file.chunks(stored.record)
+    yield stored.record.base.encode()
+
+
 def _sha256_of(fingerprints: list[str]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in fingerprints).encode()).hexdigest()
 
@@ -135,9 +138,19 @@ def _sha256_of(fingerprints: list[str]) -> str:
 AnyBase = CheckpointBase | CompressedBase
 
 
-def open_base(source: str, open_source: Callable[[str], Checkpoint]) -> AnyBase:
-    """Open what the user called a base; `open_source` opens a checkpoint. Raises RBEError, CorruptFile."""
-    path = Path(source)
-    if source and (path / MANIFEST).is_file():
-        return CompressedBase(Folder.open(path))
-    return CheckpointBase(open_source(source))
+def open_base(sources: Sequence[str], open_source: Callable[[str], Checkpoint]) -> AnyBase | None:
+    """Open what the user called a base, the first of `sources`; where that is an update, its base is the next of them.
+
+    `open_source` opens a checkpoint. Raises RBEError, CorruptFile, UsageError.
+    """
+    base: AnyBase | None = None
+    for source in reversed(sources):
+        path = Path(source)
+        folder = Folder.open(path, base=base) if source and (path / MANIFEST).is_file() else None
+        claimed = folder.manifest.base if folder else None
+        if claimed and base is None:
+            raise UsageError(f"{source}: is an update itself, of {claimed.source}; give that in a --base after it")
+        if base and claimed is None:
+            raise UsageError(f"{source}: is no update, it needs no --base after it")
+        base = CompressedBase(folder, base) if folder else CheckpointBase(open_source(source))
+    return base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,26 @@ class ModelFiles:
     ----------
     name : str
         How the user called it.
-    base : str or None
-        What the user called the model that it may be an update of.
+    base : tuple of str
+        What the user called the model that it may be an update of; and where that is one, the base of that, and so on.
     """
 
     name: str
     folder: Folder | None = None
     checkpoint: Checkpoint | None = None
-    base: str | None = None
+    base: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, source: str, base: str | None = None) -> ModelFiles:
+    def open(cls, source: str, base: Sequence[str] = ()) -> ModelFiles:
         """Open what `rbe compress` wrote, or anything it could read; an update with its base.
 
         Raises RBEError, CorruptFile, UsageError.
         """
-        path = Path(source)
+        base, path = tuple(base), Path(source)
         if not (path / MANIFEST).is_file():
             return cls(source, checkpoint=open_source(source), base=base)
         manifest = Manifest.read(path)
-        opened = open_base(base, open_source) if base is not None and manifest.base is not None else None
+        opened = open_base(base, open_source) if manifest.base is not None else None
         check_base(path, manifest, opened)
         return cls(source, folder=Folder.open(path, base=opened), base=base)
 

@@ -76,7 +76,7 @@ class ModelBench:
 def bench_model(
     path: str,
     *,
-    base: str | None = None,
+    base: Sequence[str] = (),
     reference: str | None = None,
     text: Path | None = None,
     engine: str = "numpy",
@@ -93,8 +93,8 @@ def bench_model(
     ----------
     path : str
         A folder `rbe compress` wrote, or a checkpoint to be compared with the reference as it is.
-    base : str or None
-        The model it is an update of, if it is one.
+    base : sequence of str
+        The model it is an update of, if it is one; where that is one, too, its base, and so on.
     reference : str or None
         The original; by default what the manifest names, if it ships with rbe or is an existing path.
     text : Path or None

@@ -64,7 +64,7 @@ class Closeness:
 def compare_models(
     paths: Sequence[str],
     *,
-    base: str | None = None,
+    base: Sequence[str] = (),
     reference: str | None = None,
     text: Path | None = None,
     engine: str = "numpy",

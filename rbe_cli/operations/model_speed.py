@@ -124,7 +124,7 @@ def measure_memory(
 
 
 def _memory(
-    opened: tuple[str, str | None], engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int
+    opened: tuple[str, tuple[str, ...]], engine: str, cache_bytes: int, threads: int, prompt: Tokens, generated: int
 ) -> Memory:
     files = ModelFiles.open(*opened)
     warm_up(files, engine)

@@ -15,10 +15,7 @@ from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.codec import workspace
 from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.folder import Folder
-from rbe_cli.container.open_base import CheckpointBase, CompressedBase, open_base
-from rbe_cli.errors import RBEError
-from rbe_cli.operations.compress import compress
-from rbe_cli.operations.settings import Settings
+from rbe_cli.container.open_base import CheckpointBase, CompressedBase
 from tests.synthetic import compress_to, tiny_tensors, write_tiny_model
 
 WISHES = {
@@ -100,12 +97,3 @@ def test_changes_are_exclusive_or() -> None:
 def test_fingerprint_of_nothing() -> None:
     empty = BaseTensor("F32", (0, 5), np.empty(0, np.uint8))
     assert empty.fingerprint == hashlib.sha256(b"").hexdigest()[:16]
-
-
-def test_an_update_is_no_base(tmp_path: Path) -> None:
-    source = write_tiny_model(tmp_path / "m")
-    base = open_base(str(source), lambda path: open_checkpoint(Path(path)))
-    assert isinstance(base, CheckpointBase)
-    compress(open_checkpoint(source), tmp_path / "update", Settings(bits=4), base=base)
-    with pytest.raises(RBEError, match="is an update itself"):
-        open_base(str(tmp_path / "update"), lambda path: open_checkpoint(Path(path)))

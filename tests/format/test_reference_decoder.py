@@ -18,7 +18,7 @@ from tools import make_golden
 def test_reference_decoder_agrees(case: str) -> None:
     version, name = case.split("/")
     folder = Folder.open(GOLDEN / case, base=make_golden.base_of(version, name))
-    decoded = decode_folder(GOLDEN / case, make_golden.path_of_base(version, name))
+    decoded = decode_folder(GOLDEN / case, *make_golden.paths_of_base(version, name))
     assert set(decoded) == set(EXPECTED[case])
     for name, tensor in decoded.items():
         expected = EXPECTED[case][name]

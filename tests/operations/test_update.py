@@ -46,8 +46,10 @@ Tensors = dict[str, np.ndarray]
 SHAPE = (160, 96)
 
 
-def base_of(path: Path) -> AnyBase:
-    return open_base(str(path), lambda source: open_checkpoint(Path(source)))
+def base_of(*paths: Path) -> AnyBase:
+    base = open_base(list(map(str, paths)), lambda source: open_checkpoint(Path(source)))
+    assert base is not None
+    return base
 
 
 def update(source: Path, out: Path, base: Path, *, progress: Any = None, **wishes: Any) -> Compressed:
@@ -500,7 +502,9 @@ def test_what_a_base_cannot_be(rbe: Run, tuned_update: Path, tiny_source: Path, 
     for arguments, code, words in (
         ([tuned_update], 2, "is an update of model; give that with --base"),
         ([tmp_path / "base", "--base", tiny_source], 2, "is no update, it needs no --base"),
-        ([tuned_update, "--base", tuned_update], 1, "is an update itself, of model"),
+        ([tuned_update, "--base", tuned_update], 2, "is an update itself, of model; give that in a --base after it"),
+        ([tuned_update, "--base", tiny_source, "--base", tuned_update], 2, "is an update itself, of model"),
+        ([tuned_update, "--base", tiny_source, "--base", tiny_source], 2, "is no update, it needs no --base after it"),
         ([tuned_update, "--base", tmp_path / "nowhere"], 1, "no such file or folder"),
         ([tuned_update, "--base", tmp_path / "base" / "h.0.attn.rbe"], 1, "is compressed already"),
         ([tuned_update, "--base-revision", "main"], 2, "--base-revision is of no model without --base"),
