@@ -58,11 +58,16 @@ class Outcome:
 
     @property
     def nearest(self) -> int | None:
-        """The best, or if none is within the budget the one that breaks the fewest bounds."""
+        """The best, or if none is within the budget the one that breaks the fewest bounds, and by least."""
         if self.best is not None:
             return self.best
         done = [i for i in self.order if not self.points[i].problem]
-        return min(done, key=lambda i: sum(not budget.kept for budget in self.judged[i]), default=None)
+
+        def distance(i: int) -> tuple[int, float]:
+            broken = [budget.excess for budget in self.judged[i] if not budget.kept]
+            return len(broken), sum(broken)
+
+        return min(done, key=distance, default=None)
 
     @property
     def sample_text(self) -> str:

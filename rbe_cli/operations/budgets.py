@@ -142,6 +142,17 @@ class Budget:
         return self.figure >= self.bound if self.option.startswith("--min-") else self.figure <= self.bound
 
     @property
+    def excess(self) -> float:
+        """How far the figure is beyond the bound, in parts of that; 0 if it is kept.
+
+        >>> Budget("--min-snr", 20, 15).excess
+        0.25
+        """
+        if self.kept:
+            return 0.0
+        return abs(self.figure - self.bound) / (abs(self.bound) or 1.0)
+
+    @property
     def verdict(self) -> str:
         """`kept` or `over`, `under`."""
         if self.kept:

@@ -103,6 +103,8 @@ def test_budget_of_a_sweep(run: Run) -> None:
     bounds = [[(b["bound"], b["kept"]) for b in p["budget"]] for p in done.json()["points"]]
     assert bounds == [[("max_bits", True), ("min_snr", False)], [("max_bits", False), ("min_snr", False)]]
     assert "budget for" in run(*arguments, "--max-bits", "4").out
+    assert "of the nearest, bits 5.0, SNR dB is " in run(*arguments, "--min-snr", "90").err
+    assert "of the nearest, bits 3.0, bits/w is " in run(*arguments, "--max-bits", "2").err
 
 
 def test_what_cannot_be_done_is_said(run: Run) -> None:
