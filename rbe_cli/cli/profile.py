@@ -28,7 +28,7 @@ def show_profile(checkpoint: Checkpoint, snr: float, threads: int, whole: bool, 
 
     with progress_bar(status) as bar:
         profiles = profile(checkpoint, snr, threads=threads, progress=bar)
-    source = sum(shard.size for shard in checkpoint.shards)
+    source = sum(found.info.nbytes for found in profiles)
     elements = sum(found.info.elements for found in profiles)
     if form.as_json:
         document = {

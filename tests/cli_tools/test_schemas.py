@@ -64,3 +64,12 @@ def test_the_checker_finds_what_is_wrong() -> None:
 def test_they_are_json_schema() -> None:
     for path in FOLDER.glob("*.json"):
         assert json.loads(path.read_text())["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_a_figure_of_one_name_is_the_same_everywhere(run: Run, mini: Path) -> None:
+    """Before, as forecast, and after: the bytes of a checkpoint are those of its tensors."""
+    sources = [
+        run(*arguments, "--json", "-q").json()["totals"]["source_bytes"]
+        for arguments in (("inspect", "mini-gpt2"), ("compress", "mini-gpt2", "--dry-run"), ("inspect", mini))
+    ]
+    assert len(set(sources)) == 1
