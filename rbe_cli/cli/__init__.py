@@ -77,8 +77,11 @@ def main() -> None:
         _complain("out of memory")
         sys.exit(1)
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        _complain(f"{name}{error.strerror or error}")
+        from rbe_cli.files.atomic import FULL
+
+        # Every file that is written is named when the disk is full.
+        place = error.filename or ("stdout" if error.errno in FULL else "")
+        _complain(f"{place}: {error.strerror or error}" if place else str(error.strerror or error))
         sys.exit(1)
     except Exception as error:
         # What typer raises for wrong usage, whichever version of it.

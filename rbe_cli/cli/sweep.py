@@ -105,7 +105,8 @@ def command(
     options.check_ending("--report", report, (".html", ".htm"))
     for file in filter(None, (csv_file, report)):
         check_file(file, force)
-    if results:
+    # A file that is there is added to where it stands, and what is no file of results is said when it is read.
+    if results and (results.is_dir() or not results.exists()):
         check_file(results, replace=True)
     from rbe_cli.operations.sweep import Grid
 

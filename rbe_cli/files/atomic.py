@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,6 +21,19 @@ _LONGEST = 200
 #: What new files may not allow. Read once, before there are threads: reading it is to change it for a moment.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
+#: What a write says where there is no more room, without a file's name.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def named_when_full(path: Path) -> Iterator[None]:
+    """Have the error of a disk that is full name what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -28,13 +42,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises RBEError if there cannot be such a file.
     """
-    check_file(path, replace=True)
-    try:
-        handle, partial = _partial_file(path)
-    except OSError as error:
-        raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    handle, partial = _partial_file(path)
     # Whoever is next gets the lock when the file is closed: by then there is no partial file any more.
-    with os.fdopen(handle, "wb") as file:
+    with named_when_full(path), os.fdopen(handle, "wb") as file:
         try:
             yield file
             file.flush()
@@ -49,9 +59,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def _partial_file(path: Path) -> tuple[int, Path]:
     """The file `.NAME.partial`, empty, open and locked as long as this process lives; a killed one may have left it.
 
-    Raises RBEError if another process has it, OSError.
+    Raises RBEError if there cannot be one, or another process has it.
     """
-    partial = _working_path(path)
+    if path.exists() and not path.is_file():
+        raise RBEError(f"{path}: is {'a folder' if path.is_dir() else 'not a plain file'}; name a file")
+    if not path.absolute().parent.is_dir():
+        raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
+    try:
+        return _locked_file(_working_path(path), path)
+    except OSError as error:
+        raise RBEError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def _locked_file(partial: Path, path: Path) -> tuple[int, Path]:
     while True:
         handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
@@ -84,7 +104,7 @@ def atomic_folder(path: Path, replace: bool, keep: bool = False) -> Iterator[Pat
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_be_written(path, error) from None
-    with _working_folder(path) as work:
+    with named_when_full(path), _working_folder(path) as work:
         whole, old = work / "whole", work / "old"
         # Killed between the last two steps, or after them.
         if not _brought_back(old, path) and old.exists():
@@ -201,9 +221,8 @@ def check_own(folder: Path, own: Callable[[str], bool]) -> None:
 
 def check_file(path: Path, replace: bool) -> None:
     """Raise RBEError if there cannot be a file `path`, or if there is one that must not be replaced."""
-    if path.is_dir():
-        raise RBEError(f"{path}: is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise RBEError(f"{path}: there is no folder {path.parent}; make it first")
+    handle, partial = _partial_file(path)
+    partial.unlink(missing_ok=True)
+    os.close(handle)
     if path.exists() and not replace:
         raise RBEError(f"{path}: already there; use --force to replace it, or name another file")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rbe_cli.container import canonical
 from rbe_cli.errors import CorruptFile
+from rbe_cli.files.atomic import named_when_full
 from rbe_cli.files.plain_file import PlainFile
 
 _MAX_SIZE = 128 << 20
@@ -50,7 +51,7 @@ def read(path: Path, take: Callable[[Any], object]) -> None:
 def add(path: Path, record: Any) -> None:
     """Put a record behind those a file has, and have it on the disk; the first makes the file."""
     text = canonical.dump(record)
-    with path.open("ab") as file:
+    with named_when_full(path), path.open("ab") as file:
         file.write(_BEGIN + _digest(text) + b'","record":' + text + b"}\n")
         file.flush()
         os.fsync(file.fileno())

@@ -153,6 +153,17 @@ def test_closed_from_the_start(compressed: Path) -> None:
     assert subprocess.run(["bash", "-c", command], env=ENVIRONMENT, check=False).returncode == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to try")
+@pytest.mark.parametrize("arguments", [["inspect", "--json"], ["inspect"], ["decode", "-q", "-o", "-"]])
+def test_full_disk_behind_stdout(compressed: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rbe_cli", *arguments, compressed],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "rbe: stdout: No space left on device\n")
+
+
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6])
 def test_interrupted_while_it_starts(tiny_source: Path, tmp_path: Path, after: float) -> None:
     """Whatever is being imported then."""

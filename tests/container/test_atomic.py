@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rbe_cli.errors import RBEError
-from rbe_cli.files.atomic import atomic_file, atomic_folder, check_free, remove
+from rbe_cli.files.atomic import atomic_file, atomic_folder, check_file, check_free, remove
 
 
 class Interruption(BaseException):
@@ -188,3 +192,24 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
     with pytest.raises(RBEError, match="c: cannot be removed"):
         remove(tmp_path / "a")
     inner.chmod(0o755)
+
+
+def test_where_no_file_can_be_is_known_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    """/proc takes no new files, not even from root; a device would be replaced by a file."""
+    for path, words in (
+        (Path("/proc/table.csv"), "cannot be written"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "gone" / "table.csv", "make it first"),
+        (Path("/dev/null"), "is not a plain file"),
+    ):
+        with pytest.raises(RBEError, match=words):
+            check_file(path, replace=True)
+    check_file(tmp_path / "table.csv", replace=False)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("whole", [atomic_file, partial(atomic_folder, replace=False)])
+def test_what_does_not_fit_on_the_disk_is_named(whole: Callable[[Path], Any], tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as error, whole(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "out")
