@@ -44,9 +44,11 @@ def option(flag: str, metavar: str, text: str) -> Any:
 class BudgetOptions:
     """The bounds a command line gives."""
 
-    max_size: Annotated[str | None, option("--max-size", "SIZE", "All files together, like 60MB.")] = None
-    min_ratio: Annotated[float | None, option("--min-ratio", "R", "Source bytes over bytes, at least.")] = None
-    max_bits: Annotated[float | None, option("--max-bits", "B", "Bits per weight, all files counted.")] = None
+    max_size: Annotated[str | None, option("--max-size", "SIZE", "The .rbe files and rbe.json, like 60MB.")] = None
+    min_ratio: Annotated[
+        float | None, option("--min-ratio", "R", "Bytes of the source's tensors over those, at least.")
+    ] = None
+    max_bits: Annotated[float | None, option("--max-bits", "B", "Bits per weight, all those bytes counted.")] = None
     max_rmse: Annotated[float | None, option("--max-rmse", "E", "Root mean square error of every tensor.")] = None
     max_nrmse: Annotated[float | None, option("--max-nrmse", "E", "Relative error of every tensor.")] = None
     min_snr: Annotated[float | None, option("--min-snr", "DB", "Signal-to-noise ratio of every tensor.")] = None

@@ -39,7 +39,9 @@ class EncoderOptions:
         _option(_RATE, metavar="B", text="At most B bits per weight, every byte counted.", default=DEFAULT_BITS),
     ] = None
     ratio: Annotated[float | None, _option(_RATE, metavar="R", text="At least R times smaller.")] = None
-    size: Annotated[str | None, _option(_RATE, metavar="SIZE", text="At most this large in all, like 60MB.")] = None
+    size: Annotated[
+        str | None, _option(_RATE, metavar="SIZE", text="At most this large, like 60MB: the .rbe files and rbe.json.")
+    ] = None
     nrmse: Annotated[
         float | None,
         _option(_RATE, metavar="E", text="Relative error of at most E in every tensor (0.07 is 23 dB)."),
@@ -67,7 +69,8 @@ class EncoderOptions:
         _option(
             _HOW,
             metavar="NAME|FILE.toml",
-            text=f"Settings to start from: {', '.join(_PRESETS)}, or a file; what else the command line says wins.",
+            text=f"Settings to start from: {', '.join(_PRESETS)}, or a file, - for stdin; what else "
+            "the command line says wins.",
             values=_PRESETS,
         ),
     ] = None

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from rbe_cli.errors import UsageError
 from rbe_cli.operations.settings import Settings
 from rbe_cli.operations.sizes import parse_size
-from rbe_cli.operations.toml import read_toml, unknown_key
+from rbe_cli.operations.toml import STDIN, read_toml, unknown_key
 
 #: Settings that each say how far; one on the command line replaces whichever a preset has.
 RATES = ("bits", "ratio", "size", "nrmse", "rmse", "lossless")
@@ -33,13 +33,19 @@ def names() -> list[str]:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """The settings of a preset, by its name or its file's. Raises UsageError, or RBEError if it cannot be read."""
-    path = Path(preset) if preset.endswith(SUFFIX) else folder() / f"{preset}{SUFFIX}"
-    if not preset.endswith(SUFFIX) and preset not in names():
+    """The settings of a preset, by its name or its file's, `-` for standard input.
+
+    Raises UsageError, or RBEError if it cannot be read.
+    """
+    is_file = preset.endswith(SUFFIX) or Path(preset) == STDIN
+    path = Path(preset) if is_file else folder() / f"{preset}{SUFFIX}"
+    if not is_file and preset not in names():
         near = difflib.get_close_matches(preset, names(), 1, 0.5)
         advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}; or give a {SUFFIX} file"
         raise UsageError(f"--preset {preset!r}: no such preset; {advice}")
     values = read_toml(path)
+    if not values:
+        raise UsageError(f"{path}: holds no settings")
     kinds = {key: kind for key, kind in get_type_hints(Settings).items() if key in _keys()}
     for key in values:
         if key not in kinds:

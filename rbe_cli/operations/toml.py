@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rbe_cli.errors import RBEError, UsageError, first_line
 from rbe_cli.files.plain_file import PlainFile
 
+STDIN = Path("-")
 _MAX_SIZE = 16 << 20
 
 
@@ -26,9 +28,14 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> UsageError:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file a person wrote. Raises RBEError if it cannot be read, UsageError if it is no sound TOML."""
+    """A TOML file a person wrote; `-` is standard input.
+
+    Raises RBEError if it cannot be read, UsageError if it is no sound TOML.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file")
     try:
-        text = PlainFile(path).read(0, _MAX_SIZE + 1)
+        text = sys.stdin.buffer.read(_MAX_SIZE + 1) if path == STDIN else PlainFile(path).read(0, _MAX_SIZE + 1)
         if len(text) > _MAX_SIZE:
             raise UsageError(f"{path}: more than {_MAX_SIZE >> 20} MB are no settings")
         values = tomllib.loads(text.decode())

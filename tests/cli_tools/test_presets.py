@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations.presets import as_toml, folder, names, read_preset, resolve
 from rbe_cli.operations.settings import Settings
-from tests.command_line import Run
+from tests.command_line import ENVIRONMENT, Run
 
 
 def test_all_that_ship_can_be_used_and_say_why() -> None:
@@ -45,6 +47,18 @@ def test_what_is_shown_can_be_read_back(run: Run, tmp_path: Path) -> None:
     settings = resolve("mine.toml", {})
     assert settings.overrides == ('a"b=lossless',)
     assert as_toml(settings) == done.out
+    piped = subprocess.run(
+        [sys.executable, "-m", "rbe_cli", "compress", "x", "--preset", "-", "--show-config"],
+        input=done.out, capture_output=True, text=True, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    assert piped.stdout == done.out
+
+
+def test_a_folder_is_no_file_of_settings(run: Run, mini: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").mkdir()
+    for arguments in (("compress", "x", "--preset", "p.toml"), ("inspect", mini, "--budget", "p.toml")):
+        done = run(*arguments)
+        assert (done.code, done.complaint()) == (2, "p.toml: is a folder; name a file")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +76,7 @@ def test_what_is_shown_can_be_read_back(run: Run, tmp_path: Path) -> None:
         ("k = " + "9" * 100_000, "not TOML"),
         ("bits = " + "9" * 4000, "beyond 64 bits"),
         ("#" * (17 << 20), "no settings"),
+        ("", "holds no settings"),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
