@@ -12,6 +12,7 @@ from rbe_cli.checkpoint.source import open_source
 from rbe_cli.container.folder import Folder
 from rbe_cli.container.headers import check_base, check_carried
 from rbe_cli.container.manifest import Manifest
+from rbe_cli.container.names import is_layer_file
 from rbe_cli.container.open_base import open_base
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.names import MANIFEST
@@ -44,6 +45,8 @@ class ModelFiles:
         Raises RBEError, CorruptFile, UsageError.
         """
         base, path = tuple(base), Path(source)
+        if is_layer_file(path.name) and path.is_file():
+            raise RBEError(f"{source}: is one layer; give the folder it is in")
         if not (path / MANIFEST).is_file():
             return cls(source, checkpoint=open_source(source), base=base)
         manifest = Manifest.read(path)

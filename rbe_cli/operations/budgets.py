@@ -189,16 +189,15 @@ def read_bounds(path: Path) -> GroupedBounds:
     for pattern in groups:
         compile_pattern(pattern, f"{path}: {_GROUPS}:")
     top = _read(values, [*Bounds.names(), *ModelBounds.names()], str(path))
-    model = ModelBounds(**{key: top.pop(key) for key in ModelBounds.names() if key in top})
-    found = GroupedBounds(
-        Bounds(**top),
-        tuple(
-            (pattern, Bounds(**_read(bounds, Bounds.names(), f"{path}: {pattern!r}")))
-            for pattern, bounds in groups.items()
-        ),
-        model,
-    )
-    if not (top or model.given() or any(bounds.given() for _, bounds in found.groups)):
+    model = {key: top.pop(key) for key in ModelBounds.names() if key in top}
+    own = {pattern: _read(bounds, Bounds.names(), f"{path}: {pattern!r}") for pattern, bounds in groups.items()}
+    try:
+        found = GroupedBounds(
+            Bounds(**top), tuple((pattern, Bounds(**bounds)) for pattern, bounds in own.items()), ModelBounds(**model)
+        )
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not (top or model or any(bounds.given() for _, bounds in found.groups)):
         raise UsageError(f"{path}: holds no bounds, so it would guard nothing")
     return found
 

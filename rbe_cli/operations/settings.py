@@ -274,23 +274,22 @@ def parse_override(text: str) -> tuple[re.Pattern[str], Goal]:
     >>> parse_override("wte=bits:6")[1]
     Goal(kind='bits', value=6.0)
     """
-    pattern, equals, wish = text.rpartition("=")
+    pattern, _, wish = text.rpartition("=")
     kind, colon, number = wish.partition(":")
     try:
-        compiled = compile_pattern(pattern, "--override")
         value = float(number) if colon else 0.0
-    except (UsageError, ValueError):
-        compiled, kind = re.compile(""), ""
-        value = 0.0
-    if equals and pattern and kind in ("lossless", "skip") and not colon:
-        return compiled, Goal(kind)
+    except ValueError:
+        kind, value = "", 0.0
     if kind == "bits" and number.startswith(("+", "-")):
         kind = _MORE
     limits = {"bits": (0.03, 32.0), _MORE: (-16.0, 16.0), "nrmse": (1e-5, 1.0)}.get(kind)
-    if not (equals and pattern and colon and limits):
+    if not pattern or not (limits if colon else kind in ("lossless", "skip")):
         raise UsageError(
             f"--override {text!r}: write REGEX=bits:6, REGEX=bits:+0.5, REGEX=nrmse:0.01, REGEX=lossless or REGEX=skip"
         )
+    compiled = compile_pattern(pattern, "--override")
+    if limits is None:
+        return compiled, Goal(kind)
     _within(f"--override {text!r}: {kind}", value, *limits)
     return compiled, Goal(kind, value)
 

@@ -115,6 +115,10 @@ def test_missing_things_are_exit_1(rbe: Run, tmp_path: Path, monkeypatch: pytest
         (("--include", "nowhere"), "--include 'nowhere': no tensor"),
         (("--exclude", "nowhere"), "--exclude 'nowhere': no tensor"),
         (("--override", "nowhere=skip"), "--override 'nowhere': no tensor"),
+        (("--override", "(x=skip"), "--override '(x': not a regular expression"),
+        (("--override", "x=bits"), "--override 'x=bits': write REGEX=bits:6"),
+        (("--override", "x=skip:1"), "--override 'x=skip:1': write REGEX=bits:6"),
+        (("--override", "x=bits:six"), "--override 'x=bits:six': write REGEX=bits:6"),
     ],
 )
 def test_wrong_wishes_are_exit_2(
@@ -136,6 +140,12 @@ def test_wrong_usage_is_exit_2(arguments: tuple[str, ...], rbe: Run) -> None:
     assert done.code == 2
     assert done.out == ""
     assert "Traceback" not in done.err
+
+
+def test_a_layer_is_no_model(rbe: Run, compressed: Path) -> None:
+    done = rbe("bench", next(compressed.glob("*.rbe")), "--quality-only")
+    assert done.code == 1
+    assert done.complaint().endswith(".rbe: is one layer; give the folder it is in")
 
 
 def test_output_that_is_there(rbe: Run, tiny_source: Path, compressed: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_a_pattern_without_a_tensor_is_an_error() -> None:
         ("tensors = 3", "write bounds per tensor"),
         ("min_top1 = 90", "from 0 to 1"),
         ('[tensors."attn"]\nmax_kl = 1', "unknown key 'max_kl'"),
+        ("max_size = -1", "b.toml: --max-size must be 0 or more"),
+        ('[tensors."attn"]\nmax_bits = nan', "b.toml: --max-bits must be 0 or more"),
         ("", "holds no bounds"),
         ('[tensors."attn"]', "holds no bounds"),
     ],
