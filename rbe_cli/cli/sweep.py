@@ -150,7 +150,7 @@ def command(
         try:
             points = sweep.sweep(checkpoint, settings, results, done, base)
         except KeyboardInterrupt:
-            if results is None:
+            if results is None or not results.exists():
                 raise
             raise Interrupted(f"interrupted; finished points are in {results}, and the same command goes on") from None
     outcome = sweep_tables.judge_points(

@@ -101,7 +101,8 @@ def print_json(document: Mapping[str, Any]) -> None:
 def show(console: Console, table: Table, markdown: bool) -> None:
     """Print a table, as Markdown if that is wanted; without some columns, then closer, where the terminal is narrow."""
     if markdown:
-        print(markdown_table(table), file=console.file)
+        # Only some readers of Markdown begin a table without a blank line above it.
+        print("\n" + markdown_table(table), file=console.file)
         return
     whole, left_out = table, []
     spare = [name for name in _SPARE if any(column.header == name for column in table.columns)]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli import models
+from rbe_cli import interrupts, models
 from rbe_cli.checkpoint.reader import TensorInfo, open_checkpoint
 from rbe_cli.container.manifest import TensorEntry
+from rbe_cli.operations import sweep
 from rbe_cli.operations.settings import EXACT_BELOW
 from rbe_cli.operations.sweep import Grid, Point, best, order, pareto_front, sampled
 from tests.command_line import Run
@@ -105,6 +106,18 @@ def test_budget_of_a_sweep(run: Run) -> None:
     assert "budget for" in run(*arguments, "--max-bits", "4").out
     assert "of the nearest, bits 5.0, SNR dB is " in run(*arguments, "--min-snr", "90").err
     assert "of the nearest, bits 3.0, bits/w is " in run(*arguments, "--max-bits", "2").err
+
+
+def test_interrupted_with_points_and_without(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", interrupted)
+    arguments = ("sweep", "--bits", "3", "--results", "r.jsonl", "-q")
+    for text in (interrupts.TEXT, "interrupted; finished points are in r.jsonl, and the same command goes on"):
+        done = run(*arguments)
+        assert (done.code, done.complaint()) == (130, text)
+        Path("r.jsonl").touch()
 
 
 def test_what_cannot_be_done_is_said(run: Run) -> None:
