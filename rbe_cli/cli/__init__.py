@@ -117,4 +117,10 @@ def _explain_usage(error: Any) -> None:
     elif context is None:
         _complain(error.format_message())
     else:
-        _complain(f"{error.format_message().rstrip('.')} (see `{context.command_path} --help`)")
+        _complain(f"{error.format_message().rstrip('.')}{_value(error)} (see `{context.command_path} --help`)")
+
+
+def _value(error: Any) -> str:
+    """The value that is wrong, where pydantic checked it for typer: its message says what is right alone."""
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    return f", not {found[0]['input']!r}" if found else ""

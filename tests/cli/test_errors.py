@@ -142,6 +142,11 @@ def test_wrong_usage_is_exit_2(arguments: tuple[str, ...], rbe: Run) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize("option", ["--bits", "--jobs"])
+def test_a_value_that_is_no_number_is_shown(option: str, rbe: Run) -> None:
+    assert "'4,5'" in rbe("compress", "x", option, "4,5").complaint()
+
+
 def test_a_layer_is_no_model(rbe: Run, compressed: Path) -> None:
     done = rbe("bench", next(compressed.glob("*.rbe")), "--quality-only")
     assert done.code == 1
