@@ -280,7 +280,9 @@ def _prepare_structure(matrix: Matrix, plain: Analysis, wish: Wish) -> Choice | 
     None where low rank alone is asked for and cannot be had.
     """
     names = ["dct", "dwt", "lowrank"] if wish.transform in ("auto", "none", "klt") else [wish.transform]
-    names = [name for name in names if name != "lowrank" or may_have_factors(plain.rms)]
+    # A factor of one number alone cannot be coded.
+    factors = min(matrix.rows, matrix.columns) > 1 and may_have_factors(plain.rms)
+    names = [name for name in names if name != "lowrank" or factors]
     if not names:
         return None
     size = wish.bits * matrix.rows * matrix.columns / 8

@@ -90,6 +90,21 @@ def test_blocks_of_any_size(transform: str, block: int, k: int, source: Path, tm
     assert max(errors(source, tmp_path / "y.safetensors").values()) <= 0.1
 
 
+@pytest.mark.parametrize("structure_only", [False, True])
+@pytest.mark.parametrize("transform", ["auto", *NAMES])
+@pytest.mark.parametrize("shape", [(2000, 1), (1, 2000), (2000, 2), (2, 2000), (2000, 1, 1)])
+def test_one_row_or_one_column(shape: tuple[int, ...], transform: str, structure_only: bool, tmp_path: Path) -> None:
+    """A factor, or a basis, of one number was not coded but ended in a traceback."""
+    if structure_only and transform in ("none", "klt"):
+        pytest.skip("is refused")
+    w = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    save_file({"w": w}, tmp_path / "x.safetensors")
+    wishes = {"transform": transform, "structure_only": structure_only, "effort": 0}
+    compress_to(tmp_path / "x.safetensors", tmp_path / "m", nrmse=0.3, **wishes)
+    decode_to(tmp_path / "m", tmp_path / "y.safetensors")
+    assert errors(tmp_path / "x.safetensors", tmp_path / "y.safetensors")["w"] <= 0.3
+
+
 def test_unknown_transform() -> None:
     with pytest.raises(UsageError, match="--transform"):
         Settings(transform="fft")

@@ -42,7 +42,14 @@ def may_have_basis(rows: int, columns: int, bits: float) -> bool:
 
     >>> may_have_basis(512, 128, 4.0), may_have_basis(128, 512, 4.0), may_have_basis(1024, 128, 1.0)
     (True, False, True)
+
+    One column has none: its basis would be one number, which cannot be coded.
+
+    >>> may_have_basis(2000, 1, 4.0)
+    False
     """
+    if columns == 1:
+        return False
     if rows >= ROWS_PER_KLT_COLUMN * columns:
         return columns <= KLT_COLUMNS
     return columns <= _ANY_KLT_COLUMNS and BASIS_BITS * columns <= _BASIS_SHARE * bits * rows
