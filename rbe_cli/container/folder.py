@@ -20,9 +20,9 @@ from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Decoder, TileDecoder
 from rbe_cli.codec.tiles import Tile
 from rbe_cli.container.base import Base, BaseTensor
-from rbe_cli.container.headers import check_claims, check_layer
+from rbe_cli.container.headers import check_carried, check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile, TensorRecord
-from rbe_cli.container.manifest import LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.manifest import FileEntry, LayerEntry, Manifest, TensorEntry
 from rbe_cli.errors import CorruptFile, RBEError, located
 from rbe_cli.files.names import MANIFEST
 from rbe_cli.files.plain_file import PlainFile
@@ -271,3 +271,10 @@ def check_bytes(folder: Path, layer: LayerEntry) -> None:
     path = folder / layer.file
     if PlainFile(path).sha256() != layer.sha256:
         raise CorruptFile(f"{path}: is not the file the manifest speaks of (SHA-256); damaged or replaced")
+
+
+def check_carried_bytes(folder: Path, entry: FileEntry) -> None:
+    """The same of a file that was carried along. Raises CorruptFile."""
+    path = check_carried(folder, entry)
+    if PlainFile(path).sha256() != entry.sha256:
+        raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")

@@ -57,6 +57,14 @@ class PlainFile:
             offset, size = offset + len(part), size - len(part)
         return b"".join(parts)
 
+    def pieces(self) -> Iterator[bytearray]:
+        """The bytes it has at this moment, a megabyte at a time.
+
+        Not more: files of the kernel's, whose size is 0, may have no end, or wait.
+        """
+        for at in range(0, self.stamp()[0], _PIECE):
+            yield self.read(at, _PIECE)
+
     def sha256(self) -> str:
         """Fingerprint of all that is there."""
         with open(self._number, "rb", buffering=0, closefd=False) as file:
@@ -73,18 +81,22 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def copy(source: Path, target: Path) -> str:
-    """Copy the bytes a file has at this moment, and have them on the disk; returns their SHA-256.
-
-    Not more: files of the kernel's, whose size is 0, may have no end, or wait. Raises CorruptFile, OSError.
-    """
-    file, digest = PlainFile(source), hashlib.sha256()
+    """Copy a file's `pieces`, and have them on the disk; returns their SHA-256. Raises CorruptFile, OSError."""
+    digest = hashlib.sha256()
     with target.open("wb") as out:
-        for at in range(0, file.stamp()[0], _PIECE):
-            data = file.read(at, _PIECE)
+        for data in PlainFile(source).pieces():
             digest.update(data)
             out.write(data)
         out.flush()
         os.fsync(out.fileno())
+    return digest.hexdigest()
+
+
+def sha256_of_copy(source: Path) -> str:
+    """What `copy` would return. Raises CorruptFile, OSError."""
+    digest = hashlib.sha256()
+    for data in PlainFile(source).pieces():
+        digest.update(data)
     return digest.hexdigest()
 
 

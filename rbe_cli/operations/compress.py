@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rbe_cli import __version__, metrics
@@ -16,7 +16,7 @@ from rbe_cli.checkpoint.reader import Checkpoint
 from rbe_cli.codec import tensor_codec
 from rbe_cli.codec.residual import rate_control, trellis_codec
 from rbe_cli.codec.tensor_codec import AnyEncoding, Choice
-from rbe_cli.container.folder import Folder
+from rbe_cli.container.folder import Folder, check_carried_bytes
 from rbe_cli.container.layer_file import EncodedTensor, write_layer
 from rbe_cli.container.manifest import (
     CARRIED,
@@ -34,7 +34,7 @@ from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.files.atomic import atomic_folder, check_apart, check_free, check_own
 from rbe_cli.files.names import MANIFEST
-from rbe_cli.files.plain_file import PlainFile, copy
+from rbe_cli.files.plain_file import PlainFile, copy, sha256_of_copy
 from rbe_cli.operations.journal import Journal
 from rbe_cli.operations.plan import Plan, goal_multiplier
 from rbe_cli.operations.planning import Planner
@@ -163,6 +163,11 @@ def _finished(
     made_of = (manifest.tool, manifest.source, manifest.revision, manifest.settings, manifest.sources, manifest.base)
     if made_of != (TOOL, checkpoint.name, checkpoint.revision, settings.recorded(), sources, base):
         return None
+    for entry in manifest.carried:
+        check_carried_bytes(out, entry)
+    carried = [(relative, sha256_of_copy(path)) for path, relative in checkpoint.carried]
+    if carried != [(entry.path, entry.sha256) for entry in manifest.carried]:
+        return None
     return _Written(manifest, manifest.stored_bytes)
 
 
@@ -208,10 +213,15 @@ class _Job:
             folder.with_name("journal"),
             folder,
             {
-                "source": [[file.path, file.bytes, file.sha256] for file in sources],
+                # Names and what is carried along, too: the manifest, which counts, has them.
+                "source": [
+                    [checkpoint.name, checkpoint.revision],
+                    [[file.path, file.bytes, file.sha256] for file in sources],
+                    [[relative, path.stat().st_size] for path, relative in checkpoint.carried],
+                ],
                 "set of settings": settings.recorded(),
                 "version of rbe": TOOL,
-                "base": self.base.sha256 if self.base else None,
+                "base": asdict(self.base) if self.base else None,
             },
         )
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from rbe_cli import metrics
 from rbe_cli.checkpoint.reader import Checkpoint, Shard, TensorInfo
-from rbe_cli.container.folder import Folder, check_bytes
-from rbe_cli.container.headers import check_base, check_carried, check_claims, check_layer
+from rbe_cli.container.folder import Folder, check_bytes, check_carried_bytes
+from rbe_cli.container.headers import check_base, check_claims, check_layer
 from rbe_cli.container.layer_file import LayerFile
-from rbe_cli.container.manifest import CARRIED, FileEntry, LayerEntry, Manifest, TensorEntry
+from rbe_cli.container.manifest import CARRIED, LayerEntry, Manifest, TensorEntry
 from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import CorruptFile, RBEError
 from rbe_cli.files.names import MANIFEST
-from rbe_cli.files.plain_file import PlainFile, files_below
+from rbe_cli.files.plain_file import files_below
 from rbe_cli.operations.decoding import LossyTime, decode_ahead, error_of
 from rbe_cli.operations.progress import Progress, Silent, worker_threads
 
@@ -153,7 +153,7 @@ def _verify(
         progress.advance(layer.bytes)
     for carried in manifest.carried:
         with _noted(done):
-            _check_carried(path, carried)
+            check_carried_bytes(path, carried)
     originals = {} if original is None else _originals(original, path, manifest)
     found = replace(manifest, layers=tuple(layer for layer, _ in sound))
     folder = Folder(path, found, [file for _, file in sound], base)
@@ -176,12 +176,6 @@ def _unknown_files(path: Path, manifest: Manifest) -> list[str]:
     named = {MANIFEST, *(layer.file for layer in manifest.layers)}
     named |= {f"{CARRIED}/{file.path}" for file in manifest.carried}
     return sorted(set(files_below(path)) - named)
-
-
-def _check_carried(folder: Path, entry: FileEntry) -> None:
-    path = check_carried(folder, entry)
-    if PlainFile(path).sha256() != entry.sha256:
-        raise CorruptFile(f"{path}: is not the file that was carried along (SHA-256)")
 
 
 def _originals(original: Checkpoint, path: Path, manifest: Manifest) -> dict[str, tuple[Shard, TensorInfo]]:

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rbe_cli.container.layer_file import EncodedTensor
-from rbe_cli.errors import Interrupted, RBEError
+from rbe_cli.errors import CorruptFile, Interrupted, RBEError
 from rbe_cli.operations import compress as operation
 from rbe_cli.operations import records
 from tests.command_line import ENVIRONMENT, rbe_process
@@ -152,8 +152,8 @@ def journal_that_is_a_link(source: Path, work: Path) -> None:
 
 
 def layers_that_are_a_link(source: Path, work: Path) -> None:
-    (work / "whole").rename(source / "whole")
-    (work / "whole").symlink_to(source / "whole")
+    (work / "whole").rename(work / "elsewhere")
+    (work / "whole").symlink_to(work / "elsewhere")
 
 
 def strangers_in_the_folder(source: Path, work: Path) -> None:
@@ -218,6 +218,38 @@ def test_what_is_complete_already_is_left(tiny_source: Path, tmp_path: Path) -> 
     assert (tmp_path / "out" / "rbe.json").stat().st_mtime_ns == before
     with pytest.raises(RBEError, match="--force"):
         compress_to(tiny_source, tmp_path / "out", bits=5.0, resume=True)
+
+
+def test_what_is_complete_is_not_if_files_beside_the_weights_changed(tiny_source: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(tiny_source, source)
+    compress_to(source, out, bits=6.0)
+    (source / "config.json").write_text('{"model_type": "other"}')
+    with pytest.raises(RBEError, match="--force"):
+        compress_to(source, out, bits=6.0, resume=True)
+    compress_to(source, out, bits=6.0, resume=True, force=True)
+    assert (out / "files" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    (out / "files" / "config.json").unlink()
+    with pytest.raises(CorruptFile, match="config.json: missing"):
+        compress_to(source, out, bits=6.0, resume=True)
+
+
+@pytest.mark.parametrize("change", ["name", "carried"])
+def test_sizes_of_passes_count_only_beside_the_same_files(change: str, tmp_path: Path) -> None:
+    """The manifest counts: with a longer name, or more files, the passes before would have measured other sizes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({f"h.{i}.weight": scaled_normal((64, 64), i) for i in range(4)}, source / "model.safetensors")
+    with stopped_after(5, Killed):
+        compress_to(source, tmp_path / "out", bits=4.0, effort=9)
+    if change == "name":
+        source = source.rename(tmp_path / ("s" * 100))
+    else:
+        for i in range(9):
+            (source / f"{i}.json").write_text("{}")
+    compress_to(source, tmp_path / "out", bits=4.0, effort=9, resume=True)
+    compress_to(source, tmp_path / "whole", bits=4.0, effort=9)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "whole")
 
 
 def test_interruption_keeps_the_work_only_with_resume(tiny_source: Path, tmp_path: Path) -> None:
