@@ -12,7 +12,7 @@ from rbe_cli.codec.residual.noise_shaping import PLAIN
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.components import find_components, sketch_components
 from rbe_cli.codec.structure.decode_cost import decode_cost
-from rbe_cli.codec.structure.low_rank import fit_low_rank
+from rbe_cli.codec.structure.low_rank import fit_low_rank, take_low_rank
 from rbe_cli.codec.structure.pipeline import Piped, Pipeline
 from rbe_cli.codec.structure.singular_vectors import leading
 from rbe_cli.codec.tensor_codec import prepare
@@ -50,6 +50,17 @@ def test_no_low_rank_where_factors_may_leave_the_range_of_numbers(scale: float, 
         assert choice is not None
         assert "lowrank" not in choice.name
     assert prepare(matrix, PLAIN, Wish("lowrank", 64, 5, 0.1, 1, True)) is None
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("nrmse", [1e-6, 1e-4, 0.1])
+def test_one_number_among_zeros(nrmse: float, real: type[np.floating]) -> None:
+    """The scale of its column may be so far from the others' that the grid has nothing of the vectors."""
+    w = np.zeros((168, 174), np.float32)
+    w[15, 52] = 2e8
+    found = find_components(matrix_of(w), nrmse, 168, real)
+    part = found and take_low_rank(matrix_of(w), found)
+    assert part is None or np.abs(w - part.left @ part.right).max() < 2e8
 
 
 def test_misfit_is_what_the_sample_missed() -> None:

@@ -230,7 +230,7 @@ def test_what_is_complete_is_not_if_files_beside_the_weights_changed(tiny_source
     compress_to(source, out, bits=6.0, resume=True, force=True)
     assert (out / "files" / "config.json").read_bytes() == (source / "config.json").read_bytes()
     (out / "files" / "config.json").unlink()
-    with pytest.raises(CorruptFile, match="config.json: missing"):
+    with pytest.raises(CorruptFile, match=r"config.json: missing"):
         compress_to(source, out, bits=6.0, resume=True)
 
 

@@ -286,7 +286,10 @@ class SampleSurvey:
             part, size = imagine_low_rank(sample.matrix, found, (m, n)), found.size
             row_power = self._power_left_of_all(found)
         else:
-            part = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
+            taken = take_low_rank(self._many.matrix, found, FACTOR_STATES if self.complete else _QUICK_STATES)
+            if taken is None:
+                return None
+            part = taken
             if found.part > _MOST_ENERGY:
                 sample = self._many
             else:

@@ -21,7 +21,7 @@ from rbe_cli.codec.side_info import decode_integers, encode_integers
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.structure.components import Components, find_components, power_of, scales_from, scales_pay
 from rbe_cli.codec.structure.side_matrix import STATES as FACTOR_STATES
-from rbe_cli.codec.structure.side_matrix import decode_side_matrix, encode_side_matrix
+from rbe_cli.codec.structure.side_matrix import Uncodable, decode_side_matrix, encode_side_matrix
 from rbe_cli.codec.workspace import scratch
 from rbe_cli.errors import Damage
 from rbe_cli.kernels.products import add_product
@@ -110,13 +110,19 @@ def fit_low_rank(matrix: Matrix, nrmse: float) -> LowRank | None:
     return take_low_rank(matrix, found) if found else None
 
 
-def take_low_rank(matrix: Matrix, found: Components, states: int = FACTOR_STATES) -> LowRank:
-    """The low-rank part of what `find_components` found of a whole matrix, coded with a trellis of so many states."""
+def take_low_rank(matrix: Matrix, found: Components, states: int = FACTOR_STATES) -> LowRank | None:
+    """The low-rank part of what `find_components` found of a whole matrix, coded with a trellis of so many states.
+
+    None where columns are so far apart in scale that nothing of a factor is left on its grid.
+    """
     factors = found.factors
     vectors, widths = factors.vectors[:, : found.rank], factors.columns[:, None]
     ahead, back = on_grid(vectors / widths), on_grid(vectors * widths)
     shaped = scales_pay(factors.rows, found.rank), scales_pay(factors.columns, found.rank)
-    return encode_low_rank(matrix, factors.values[: found.rank], ahead, back, found.step, shaped, states)
+    try:
+        return encode_low_rank(matrix, factors.values[: found.rank], ahead, back, found.step, shaped, states)
+    except Uncodable:
+        return None
 
 
 def imagine_low_rank(matrix: Matrix, found: Components, shape: tuple[int, int]) -> LowRank:

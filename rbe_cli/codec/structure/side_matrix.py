@@ -26,6 +26,10 @@ STATES = 128
 _MOST_CHUNKS = 1 << 16
 
 
+class Uncodable(ValueError):
+    """A side matrix of zeros, of one number, or of numbers out of range."""
+
+
 def encode_side_matrix(
     matrix: NDArray[np.float32],
     step: float | None = None,
@@ -35,7 +39,7 @@ def encode_side_matrix(
 ) -> bytes:
     """Code float32[m, n] with a quantisation step, or without one for a relative error of about `nrmse`.
 
-    With `shaping`, the step is in its units. The matrix must have a finite number that is not 0.
+    With `shaping`, the step is in its units. Raises Uncodable.
     """
     array = np.ascontiguousarray(matrix, np.float32)
     if (array == array.flat[0]).all():
@@ -44,7 +48,7 @@ def encode_side_matrix(
         array.flat[0] = np.nextafter(array.flat[0], np.float32(0))
     analysis = analyse(Matrix.of(array), shaping)
     if analysis is None:
-        raise ValueError("a side matrix of zeros or of numbers out of range")
+        raise Uncodable
     if step is None:
         step = multiplier_for_error(analysis, nrmse) * analysis.unit
     elif shaping.geometric:
