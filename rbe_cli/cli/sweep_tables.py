@@ -115,7 +115,7 @@ def short(point: Point) -> str:
     if point.problem:
         return point.problem
     error = f"SNR {tables.snr_text(point.error.nrmse)} dB" if point.error.nrmse else "exact"
-    return f"{point.bits:.3f} bits/w, {error}, {point.seconds:.1f} s"
+    return f"{tables.number(point.bits, '.3f')} bits/w, {error}, {point.seconds:.1f} s"
 
 
 COLUMNS = ("bits/w", "ratio", "size", *tables.ERROR_COLUMNS, "worst NRMSE", "enc ns/w", "dec ns/w", "s")
@@ -126,7 +126,7 @@ def cells(point: Point) -> list[str]:
     if point.problem:
         return ["-"] * len(COLUMNS)
     return [
-        f"{point.bits:.3f}", f"{point.ratio:.2f}", tables.size_text(point.size),
+        tables.number(point.bits, ".3f"), f"{point.ratio:.2f}", tables.size_text(point.size),
         *tables.error_cells(point.error.rmse, point.error.nrmse, point.bits), tables.nrmse_text(point.worst_nrmse),
         _time(point.encode_ns), _time(point.decode_ns), f"{point.seconds:.1f}",
     ]  # fmt: skip
@@ -210,7 +210,7 @@ def _row(outcome: Outcome, i: int) -> dict[str, Any]:
     error, gap = point.error, point.figure("gap")
     measured = {
         "bytes": point.size,
-        "bits_per_weight": point.bits,
+        "bits_per_weight": finite(point.bits),
         "ratio": point.ratio,
         "rmse": error.rmse,
         "nrmse": error.nrmse,

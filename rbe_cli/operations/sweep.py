@@ -162,8 +162,9 @@ def sampled(checkpoint: Checkpoint, share: float) -> tuple[Checkpoint, Sample]:
     small = [info for info in everything if info.elements < EXACT_BELOW]
     large = [info for info in everything if info.elements >= EXACT_BELOW]
     chosen = _spread(large, share) + _spread(small, share)
-    if not chosen and everything:
-        chosen = [min(large or small, key=lambda info: info.elements)]
+    filled = large or [info for info in small if info.elements]
+    if filled and not any(info.elements for info in chosen):
+        chosen = [min(filled, key=lambda info: info.elements)]
     names = {info.name for info in chosen}
     shards = [replace(shard, tensors=[t for t in shard.tensors if t.name in names]) for shard in checkpoint.shards]
     part = replace(checkpoint, shards=[shard for shard in shards if shard.tensors], carried=[])

@@ -7,7 +7,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rbe_cli import interrupts, models
 from rbe_cli.checkpoint.reader import TensorInfo, open_checkpoint
@@ -197,6 +199,22 @@ def test_a_sample_has_as_little_of_small_tensors_as_the_whole(share: float) -> N
         return sum(size for size in sizes if size < EXACT_BELOW) / sum(sizes)
 
     assert small(part.tensors) <= 2 * small(checkpoint.tensors)
+
+
+def test_a_sample_is_not_of_empty_tensors_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"none": np.zeros((0, 3), np.float32), "w": np.ones((40, 50), np.float32)}, path)
+    _, sample = sampled(open_checkpoint(path), 0.1)
+    assert (sample.elements, sample.of_tensors) == (2000, 2)
+
+
+def test_a_sweep_of_nothing_has_no_bits_per_weight(run: Run, tmp_path: Path) -> None:
+    """The document had NaN, which is not JSON."""
+    path = tmp_path / "x.safetensors"
+    save_file({"none": np.zeros((0, 3), np.float32)}, path)
+    (point,) = run("sweep", path, "--bits", "4", "--json", "-q").json()["points"]
+    assert point["bits_per_weight"] is None
+    assert "nan" not in run("sweep", path, "--bits", "4").out
 
 
 def test_a_sweep_has_the_bytes_of_a_compression(run: Run) -> None:
