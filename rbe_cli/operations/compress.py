@@ -242,6 +242,7 @@ class _Job:
         sharing = {plan.info.name for plan in self.planner.plans if plan.shares}
         overhead = self.planner.overhead(len(self.sources) + len(self.carried))
         search = rate_control.SizeSearch(self.planner.sharing(), budget, overhead, self.settings.tolerance)
+        most = rate_control.MAX_PASSES
         while True:
             multiplier = search.multiplier
             self.passes += 1
@@ -259,7 +260,10 @@ class _Job:
             )
             if search.found(size):
                 return written
-            if not search.measured(size, shares) or self.passes >= rate_control.MAX_PASSES:
+            if search.measured(size, shares) and self.passes < most:
+                continue
+            most = 2 * rate_control.MAX_PASSES
+            if self.passes >= most or not search.coarser():
                 break
         if search.best is None:
             raise RBEError(self.planner.out_of_reach(search.least()))

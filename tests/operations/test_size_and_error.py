@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.errors import RBEError, UsageError
+from rbe_cli.operations import compress as operation
 from rbe_cli.operations.forecast import forecast
 from rbe_cli.operations.settings import Goal, Settings
 from tests.synthetic import BF16, compress_to, decode_to, folder_bytes, read_tensors, scaled_normal
@@ -111,6 +112,23 @@ def test_what_the_message_offers_can_be_had(tmp_path: Path) -> None:
     assert offered is not None
     compress_to(tmp_path / "x.safetensors", tmp_path / "c", bits=float(offered[1]) * 1.01)
     assert (tmp_path / "c" / "rbe.json").is_file()
+
+
+def test_a_size_just_below_a_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where steps make no difference, a size that can be had was called out of reach, after twelve small paces."""
+    save_file({"w": scaled_normal((64, 64), 1)}, tmp_path / "x.safetensors")
+    encode, sizes = operation._Job._encode, []
+
+    def flat_in_part(job: operation._Job, multiplier: float) -> operation._Written:
+        written = encode(job, 0.5 if multiplier < 2 else multiplier)
+        sizes.append(written.size)
+        return written
+
+    monkeypatch.setattr(operation._Job, "_encode", flat_in_part)
+    compress_to(tmp_path / "x.safetensors", tmp_path / "fine", bits=4)
+    wanted = max(sizes) - 1
+    done = compress_to(tmp_path / "x.safetensors", tmp_path / "c", size=wanted)
+    assert done.size <= wanted
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ TOLERANCE = 0.004
 AIM = 0.9985
 #: Times something is encoded to meet a goal, at most.
 MAX_PASSES = 12
+#: How many times coarser one goes on where all that was tried was too large.
+_FAR_COARSER = 4.0
 #: Least relative error that is told from none, and octaves between two multipliers that are as good as one.
 _LEAST, _NO_MORE = 1e-9, 1e-7
 #: After so many equal figures larger steps are taken.
@@ -228,6 +230,16 @@ class SizeSearch:
         # At most a bit per octave and weight: if what lies between makes no difference, the size jumps there.
         weights = sum(analysis.matrix.rows * analysis.matrix.columns for analysis in self._analyses)
         return math.log2(self._under / self._over) * weights / 8 > self._budget * self._tolerance / 4
+
+    def coarser(self) -> bool:
+        """Go on at far coarser steps where nothing was within the budget though something may be; whether that is so.
+
+        Where the size hardly changes, one comes no nearer by what is left to go.
+        """
+        if self.best is not None or self.least() > self._budget:
+            return False
+        self.multiplier = _FAR_COARSER * self._over
+        return True
 
     @property
     def _between(self) -> bool:
