@@ -216,8 +216,11 @@ class _Forecasting(Planner):
             step = self._step(plan, multiplier or 0.0)
             size = analysis.expected_bytes(step)
             fits = analysis.largest / step <= trellis_codec.MAX_INDEX
+            error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
+            if plan.goal.kind == "nrmse":
+                # Without a coded residual, what is below the threshold is lost at any step.
+                fits = fits and error.nrmse <= plan.goal.value * (1 + _UNSURE)
             if fits and (not plan.may_be_less_exactly(size) or size < self._exact_size(plan)):
-                error = metrics.Error(analysis.expected_error(step), analysis.energy, info.elements)
                 return size, chunks, error, codec
         return self._exact_size(plan), lossless.chunk_count(info.dtype, info.shape), exact, "lossless"
 

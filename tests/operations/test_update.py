@@ -263,6 +263,19 @@ def test_a_size_that_only_the_change_fits_in(tmp_path: Path) -> None:
         compress_to(source, tmp_path / "alone", bits=0.5)
 
 
+def test_an_error_that_the_threshold_does_not_allow_is_not_forecast(tmp_path: Path) -> None:
+    """Without a coded residual, what is below it is lost at any step: a larger error was told than was asked for."""
+    rng = np.random.default_rng(0)
+    old = rng.standard_normal((2, 2764))
+    base = one(tmp_path / "old.safetensors", t=old)
+    source = one(tmp_path / "new.safetensors", t=old + 1e-3 * rng.standard_normal(old.shape))
+    wishes: dict[str, Any] = {"nrmse": 3e-5, "structure_only": True, "threshold": 0.3}
+    done = update(source, tmp_path / "out", base, **wishes)
+    expected = forecast(open_checkpoint(source), Settings(jobs=2, **wishes), base=base_of(base))
+    assert [tensor.nrmse for tensor in (*done.manifest.tensors, *expected.manifest.tensors)] == [0, 0]
+    assert abs(expected.size / done.size - 1) < 0.02
+
+
 def test_ties_that_come_and_go(tmp_path: Path) -> None:
     """Two that are the same where the base has two, and two where the base has the same."""
     tied, untied = {"a.weight": ODD, "b.weight": ODD}, {"a.weight": ODD, "b.weight": NEAR}
