@@ -11,7 +11,7 @@ import typer
 
 from rbe_cli.cli import budgets, options, tables
 from rbe_cli.cli.console import load_kernels, open_base, open_source, progress_bar, stderr, stdout
-from rbe_cli.cli.encoder import EncoderOptions
+from rbe_cli.cli.encoder import DetailOptions, EncoderOptions
 from rbe_cli.cli.stream import STDOUT, tar_on_stdout
 from rbe_cli.cli.tables import counted
 from rbe_cli.errors import UsageError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def command(
     source: options.Source,
     encoder: EncoderOptions,
+    detail: DetailOptions,
     budget: budgets.BudgetOptions,
     since: options.BaseOptions,
     status: options.Status,
@@ -88,7 +89,7 @@ def command(
 
       rbe compress ./finetuned --base org/model --bits 0.5 -o update.rbe
     """
-    settings = encoder.settings(jobs)
+    settings = encoder.settings(detail, jobs)
     if show_config:
         print(as_toml(settings), end="")
         return

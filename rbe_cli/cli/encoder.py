@@ -31,39 +31,9 @@ _PRESETS = names()
 
 
 @dataclass(frozen=True)
-class EncoderOptions:
-    """What the command line says of the settings, by their names; None is what it does not say."""
+class DetailOptions:
+    """What the command line says of the settings that a sweep has one value of; None is what it does not say."""
 
-    bits: Annotated[
-        float | None,
-        _option(_RATE, metavar="B", text="At most B bits per weight, every byte counted.", default=DEFAULT_BITS),
-    ] = None
-    ratio: Annotated[float | None, _option(_RATE, metavar="R", text="At least R times smaller.")] = None
-    size: Annotated[
-        str | None, _option(_RATE, metavar="SIZE", text="At most this large, like 60MB: the .rbe files and rbe.json.")
-    ] = None
-    nrmse: Annotated[
-        float | None,
-        _option(_RATE, metavar="E", text="Relative error of at most E in every tensor (0.07 is 23 dB)."),
-    ] = None
-    rmse: Annotated[float | None, _option(_RATE, metavar="E", text="The same in the weights' own unit.")] = None
-    lossless: Annotated[bool | None, _option(_RATE, "--lossless", text="Every bit of every tensor.")] = None
-    overrides: Annotated[
-        list[str] | None,
-        _option(
-            _RATE,
-            "--override",
-            metavar="REGEX=GOAL",
-            text="For tensors that match: bits:6, bits:+0.5 (more than their share), nrmse:0.01, lossless or skip. "
-            "Repeatable; the first match counts.",
-        ),
-    ] = None
-    overrides_file: Annotated[
-        Path | None,
-        _option(
-            _RATE, "--overrides", metavar="FILE.toml", text="A file of them, as rbe calibrate --sensitivity writes it."
-        ),
-    ] = None
     preset: Annotated[
         str | None,
         _option(
@@ -74,24 +44,20 @@ class EncoderOptions:
             values=_PRESETS,
         ),
     ] = None
-    objective: Annotated[
-        str | None,
+    overrides: Annotated[
+        list[str] | None,
         _option(
             _HOW,
-            metavar="balanced|mse",
-            text="balanced: more error where rows and columns are large, which models feel least. mse: least error.",
-            default=Settings.objective,
-            values=OBJECTIVES,
+            "--override",
+            metavar="REGEX=GOAL",
+            text="For tensors that match: bits:6, bits:+0.5 (more than their share), nrmse:0.01, lossless or skip. "
+            "Repeatable; the first match counts.",
         ),
     ] = None
-    effort: Annotated[
-        int | None,
+    overrides_file: Annotated[
+        Path | None,
         _option(
-            _HOW,
-            metavar="0..9",
-            text=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states) and, from 7, how near "
-            "to the wish to come; decoding is alike.",
-            default=Settings.effort,
+            _HOW, "--overrides", metavar="FILE.toml", text="A file of them, as rbe calibrate --sensitivity writes it."
         ),
     ] = None
     importance: Annotated[
@@ -127,6 +93,58 @@ class EncoderOptions:
             "to the wish it comes counts then.",
         ),
     ] = None
+    threshold: Annotated[
+        float | None,
+        _option(_STRUCTURE, metavar="T", text="Drop coefficients below T x RMS.", default=Settings.threshold),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """The settings by their names, but for the preset. Raises UsageError."""
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        del given["preset"], given["overrides_file"]
+        if self.overrides_file is not None:
+            given["overrides"] = (given["overrides"] or ()) + read_overrides(self.overrides_file)
+        return given
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What it says of those that make a sweep; None is what it does not say."""
+
+    bits: Annotated[
+        float | None,
+        _option(_RATE, metavar="B", text="At most B bits per weight, every byte counted.", default=DEFAULT_BITS),
+    ] = None
+    ratio: Annotated[float | None, _option(_RATE, metavar="R", text="At least R times smaller.")] = None
+    size: Annotated[
+        str | None, _option(_RATE, metavar="SIZE", text="At most this large, like 60MB: the .rbe files and rbe.json.")
+    ] = None
+    nrmse: Annotated[
+        float | None,
+        _option(_RATE, metavar="E", text="Relative error of at most E in every tensor (0.07 is 23 dB)."),
+    ] = None
+    rmse: Annotated[float | None, _option(_RATE, metavar="E", text="The same in the weights' own unit.")] = None
+    lossless: Annotated[bool | None, _option(_RATE, "--lossless", text="Every bit of every tensor.")] = None
+    objective: Annotated[
+        str | None,
+        _option(
+            _HOW,
+            metavar="balanced|mse",
+            text="balanced: more error where rows and columns are large, which models feel least. mse: least error.",
+            default=Settings.objective,
+            values=OBJECTIVES,
+        ),
+    ] = None
+    effort: Annotated[
+        int | None,
+        _option(
+            _HOW,
+            metavar="0..9",
+            text=f"How long to search ({EFFORT_STATES[0]} to {EFFORT_STATES[-1]} trellis states) and, from 7, how near "
+            "to the wish to come; decoding is alike.",
+            default=Settings.effort,
+        ),
+    ] = None
     transform: Annotated[
         str | None,
         _option(
@@ -144,16 +162,8 @@ class EncoderOptions:
     block: Annotated[int | None, _option(_STRUCTURE, metavar="N", text="Blocks of N x N.", default=Settings.block)] = (
         None
     )
-    threshold: Annotated[
-        float | None,
-        _option(_STRUCTURE, metavar="T", text="Drop coefficients below T x RMS.", default=Settings.threshold),
-    ] = None
 
-    def settings(self, jobs: int) -> Settings:
+    def settings(self, detail: DetailOptions, jobs: int) -> Settings:
         """What they come to, over the preset. Raises UsageError."""
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(self).items()}
-        del given["preset"], given["overrides_file"]
-        if self.overrides_file is not None:
-            given["overrides"] = (given["overrides"] or ()) + read_overrides(self.overrides_file)
-        given["size"] = None if self.size is None else parse_size(self.size, "--size")
-        return resolve(self.preset, given | {"jobs": jobs})
+        size = None if self.size is None else parse_size(self.size, "--size")
+        return resolve(detail.preset, vars(self) | {"size": size, "jobs": jobs} | detail.given())

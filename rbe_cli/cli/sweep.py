@@ -9,10 +9,12 @@ import typer
 
 from rbe_cli.cli import budgets, options, sweep_tables, tables
 from rbe_cli.cli.console import load_kernels, open_base, open_source, progress_bar
+from rbe_cli.cli.encoder import DetailOptions
 from rbe_cli.cli.figure import check_plot
 from rbe_cli.errors import Interrupted, OverBudget, RBEError, UsageError
 from rbe_cli.files.atomic import check_file
 from rbe_cli.operations.choices import SWEEP_OBJECTIVES, SWEEP_SORTS
+from rbe_cli.operations.presets import merged
 
 if TYPE_CHECKING:
     from rbe_cli.cli.sweep_tables import Outcome
@@ -81,10 +83,12 @@ def command(
     revision: options.Revision = None,
     jobs: options.Jobs = 0,
     *,
+    detail: DetailOptions,
     form: options.Form,
 ) -> None:
     """Compress with every combination of some settings, and compare: size, error, speed.
 
+    What has no list is as compress would have it, --preset, --importance and --override included.
     Every point is written to a temporary folder, all its bytes are counted and decoded again. A * marks the Pareto
     front: no other point is both smaller and more exact. With a budget, the best is chosen among the points within
     it, and the exit code is 3 if there is none.
@@ -97,17 +101,13 @@ def command(
 
       rbe sweep ./model --ratios 4,8,16 --sample 0.1 --results sweep.jsonl
 
+      rbe sweep ./model --importance calib.safetensors --override 'embed=bits:6' --bits 2,3,4
+
       rbe sweep ./finetuned --base org/model --bits 0.1,0.25,0.5,1
     """
     bounds = budget.bounds()
     _check_choices(objective, sort)
-    check_plot(plot, force)
-    options.check_ending("--report", report, (".html", ".htm"))
-    for file in filter(None, (csv_file, report)):
-        check_file(file, force)
-    # A file that is there is added to where it stands, and what is no file of results is said when it is read.
-    if results and (results.is_dir() or not results.exists()):
-        check_file(results, replace=True)
+    _check_files(csv_file, plot, report, results, force)
     from rbe_cli.operations.sweep import Grid
 
     axes = {
@@ -120,7 +120,8 @@ def command(
     rates = [("bits", b) for b in options.values("--bits", bits, "bits", float)] + [
         ("ratio", r) for r in options.values("--ratios", ratios, "ratio", float)
     ]
-    grid = Grid({name: values for name, values in axes.items() if values}, rates, {"jobs": jobs})
+    fixed = merged(detail.preset, detail.given()) | {"jobs": jobs}
+    grid = Grid({name: values for name, values in axes.items() if values}, rates, fixed)
     settings = grid.settings()
     checkpoint = open_source(source, revision, status)
     base = open_base(since, status)
@@ -165,6 +166,19 @@ def command(
         raise RBEError(f"{checkpoint.name}: no point can be had; ask for more bits")
     if bounds != budgets.NONE and not outcome.allowed:
         raise OverBudget(f"over budget: {sweep_tables.over_text(outcome)}")
+
+
+def _check_files(
+    csv_file: Path | None, plot: Path | None, report: Path | None, results: Path | None, force: bool
+) -> None:
+    """Whether they can be written, before the work."""
+    check_plot(plot, force)
+    options.check_ending("--report", report, (".html", ".htm"))
+    for file in filter(None, (csv_file, report)):
+        check_file(file, force)
+    # A file that is there is added to where it stands, and what is no file of results is said when it is read.
+    if results and (results.is_dir() or not results.exists()):
+        check_file(results, replace=True)
 
 
 def _write(outcome: Outcome, csv_file: Path | None, plot: Path | None, report: Path | None) -> None:

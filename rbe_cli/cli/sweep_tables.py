@@ -16,6 +16,7 @@ from rbe_cli.cli import budgets, harmless, tables
 from rbe_cli.cli.console import stdout
 from rbe_cli.files.atomic import atomic_file
 from rbe_cli.operations.figures import finite
+from rbe_cli.operations.presets import RATES
 
 if TYPE_CHECKING:
     from rbe_cli.operations.budgets import Budget, GroupedBounds
@@ -106,7 +107,7 @@ def judge_points(
 
 def settings_text(point: Point, varied: Sequence[str] = ()) -> str:
     """The rate of a point and the settings that differ between points."""
-    names = ["bits", "ratio", *(name for name in varied if name not in ("bits", "ratio"))]
+    names = [*RATES, *(name for name in varied if name not in RATES)]
     return ", ".join(f"{name} {point.settings[name]}" for name in names if name in point.settings)
 
 

@@ -87,13 +87,18 @@ def _value(key: str, value: Any, kind: Any, path: Path) -> Any:
 
 def resolve(preset: str | None, given: Mapping[str, Any]) -> Settings:
     """Settings of a preset and a command line, which wins; `given` has None for what it does not say."""
+    return Settings(**merged(preset, given))
+
+
+def merged(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by their names, without those that neither says."""
     wishes = {key: value for key, value in given.items() if value is not None}
     values = {} if preset is None else read_preset(preset)
     if any(key in wishes for key in RATES):
         values = {key: value for key, value in values.items() if key not in RATES}
     if wishes.get("lossless"):
         values = {key: value for key, value in values.items() if key not in ("transform", "structure_only")}
-    return Settings(**values | wishes)
+    return values | wishes
 
 
 def as_toml(settings: Settings) -> str:

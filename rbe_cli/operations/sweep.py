@@ -21,6 +21,7 @@ from rbe_cli.errors import CorruptFile, RBEError, UsageError
 from rbe_cli.operations import records
 from rbe_cli.operations.compress import compress
 from rbe_cli.operations.figures import total_error
+from rbe_cli.operations.presets import RATES
 from rbe_cli.operations.settings import DEFAULT_BITS, EXACT_BELOW, Settings
 from rbe_cli.operations.verify import verify
 
@@ -117,7 +118,7 @@ class Grid:
     rates : tuple
         (`bits` or `ratio`, value) pairs; each is one rate.
     fixed : dict
-        Settings that are the same for all.
+        Settings that are the same for all, where no axis has them; a rate among them is one if there are only axes.
     """
 
     axes: Mapping[str, Sequence[Any]]
@@ -126,9 +127,12 @@ class Grid:
 
     def settings(self) -> list[Settings]:
         """All combinations. Raises UsageError for a value that is out of range."""
-        rates = self.rates or [("bits", bits) for bits in ([DEFAULT_BITS] if self.axes else DEFAULT_RATES)]
+        rates, fixed = list(self.rates), {name: value for name, value in self.fixed.items() if name not in RATES}
+        if not rates and self.axes:
+            rates = [(name, self.fixed[name]) for name in RATES if name in self.fixed] or [("bits", DEFAULT_BITS)]
+        rates = rates or [("bits", bits) for bits in DEFAULT_RATES]
         combinations = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
-        return [Settings(**{**self.fixed, **axes, name: value}) for axes in combinations for name, value in rates]
+        return [Settings(**{**fixed, **axes, name: value}) for axes in combinations for name, value in rates]
 
     def names(self) -> list[str]:
         """The settings that have more than one value."""

@@ -36,6 +36,32 @@ def test_grid_is_every_combination() -> None:
     assert len(Grid({}).settings()) == 5
 
 
+def test_what_is_the_same_for_all_gives_way_to_lists() -> None:
+    """And a rate among it to rates; where there are other lists alone, it is the rate."""
+    small = {"bits": 3.0, "effort": 9, "exclude": ("wte",)}
+    (one,) = Grid({"effort": [0]}, fixed=small).settings()
+    assert (one.bits, one.effort, one.exclude) == (3.0, 0, ("wte",))
+    (one,) = Grid({"block": [64]}, [("ratio", 8.0)], small).settings()
+    assert (one.bits, one.ratio, one.effort, one.block) == (None, 8.0, 9, 64)
+    assert [one.bits for one in Grid({}, fixed=small).settings()] == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert [one.nrmse for one in Grid({"effort": [0, 1]}, fixed={"nrmse": 0.1}).settings()] == [0.1, 0.1]
+
+
+def test_what_is_swept_is_what_will_be_shipped(run: Run) -> None:
+    """With a preset, overrides and tensors left out, every point is that of a compression with the same."""
+    Path("p.toml").write_text('effort = 0\ntransform = "none"\n')
+    Path("o.toml").write_text('overrides = ["c_fc=bits:+0.5"]\n')
+    same = ["--preset", "p.toml", "--override", "wte=lossless", "--overrides", "o.toml", "--exclude", "wpe"]
+    points = json.loads(run("sweep", "mini-gpt2", *same, "--bits", "7,8", "--json").out)["points"]
+    for bits, found in zip((7, 8), points, strict=True):
+        told = json.loads(run("compress", "mini-gpt2", *same, "--bits", str(bits), "-o", f"{bits}.rbe", "--json").out)
+        assert found["bytes"] == told["totals"]["bytes"]
+        assert found["settings"] == told["settings"]
+        assert found["settings"]["overrides"] == ["wte=lossless", "c_fc=bits:+0.5"]
+    wrong = run("sweep", "mini-gpt2", "--override", "wte=bits:99")
+    assert (wrong.code, "must be" in wrong.err) == (2, True)
+
+
 def test_front_allows_for_the_tolerance_of_rate_control() -> None:
     points = [point(2, 0.25), point(3, 0.2), point(4, 0.06), point(3.99, 0.08), Point({}, problem="no")]
     assert pareto_front(points) == {0, 1, 2}
