@@ -15,6 +15,7 @@ from rbe_cli.cli.encoder import DetailOptions, EncoderOptions
 from rbe_cli.cli.stream import STDOUT, tar_on_stdout
 from rbe_cli.cli.tables import counted
 from rbe_cli.errors import UsageError
+from rbe_cli.files.atomic import check_free
 from rbe_cli.operations.budgets import Budget, GroupedBounds, judge
 from rbe_cli.operations.figures import totals
 from rbe_cli.operations.machine import peak_memory
@@ -102,6 +103,10 @@ def command(
     bounds.check_patterns(names)
     base = open_base(since, status)
     named = Path(checkpoint.name.replace("/", "--").removesuffix(".safetensors") + ".rbe")
+    out = out or named
+    if not (dry_run or resume or out == STDOUT):
+        # Before anything is compiled.
+        check_free(out, force)
     feedback = settings.importance is not None and settings.feedback
     load_kernels(status, "structure" if settings.structure_only else "feedback" if feedback else "all")
     if dry_run:
@@ -111,10 +116,9 @@ def command(
 
     if resume and out == STDOUT:
         raise UsageError("--resume needs a folder to go on in: name one with -o")
-    target = tar_on_stdout(named.name, form.as_json) if out == STDOUT else nullcontext(out or named)
+    target = tar_on_stdout(named.name, form.as_json) if out == STDOUT else nullcontext(out)
     with target as folder, progress_bar(status) as bar:
         done = compress(checkpoint, folder, settings, force=force, resume=resume, progress=bar, base=base)
-    out = out or named
     tensors = done.manifest.tensors
     judged = judge(bounds, tensors, done.size)
     figures = totals(tensors, done.size, tables.carried_bytes(done.manifest))

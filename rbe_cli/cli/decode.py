@@ -49,12 +49,16 @@ def command(
       rbe decode update.rbe --base org/model -o finetuned
     """
     from rbe_cli.checkpoint.weight_files import SUFFIX
+    from rbe_cli.container.headers import check_base
+    from rbe_cli.container.manifest import Manifest
 
     limit = None if max_decoded_size is None else parse_size(max_decoded_size, "--max-decoded-size")
     settings = Settings(jobs=jobs)
     if out and not out.name.endswith(SUFFIX):
         options.check_folder_name(out, f"decode writes {SUFFIX}: name a folder, or a file that ends in that")
     base = open_base(since, status)
+    # Before anything is compiled.
+    check_base(path, Manifest.read(path), base)
     load_kernels(status, "decoding")
     from rbe_cli.operations.decode import decode
 

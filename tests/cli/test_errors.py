@@ -164,6 +164,23 @@ def test_output_that_is_there(rbe: Run, tiny_source: Path, compressed: Path, tmp
     assert folder_bytes(compressed) == before, "nothing stale is left"
 
 
+@pytest.mark.parametrize("command", ["compress", "decode"])
+def test_what_cannot_be_done_is_said_before_anything_is_compiled(
+    rbe: Run, tiny_source: Path, compressed: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The first run on a machine compiles for half a minute."""
+    from rbe_cli.cli import compress, decode
+
+    def compile_all(*_: object) -> None:
+        raise AssertionError("too soon")
+
+    monkeypatch.setattr({"compress": compress, "decode": decode}[command], "load_kernels", compile_all)
+    if command == "compress":
+        assert "already there" in rbe("compress", tiny_source, "-o", compressed).complaint()
+    else:
+        assert "no such" in rbe("decode", compressed / "nowhere").complaint()
+
+
 def test_force_replaces_only_what_rbe_wrote(rbe: Run, tiny_source: Path, compressed: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
