@@ -20,6 +20,8 @@ from rbe_cli.container.manifest import BaseEntry
 from rbe_cli.errors import RBEError, UsageError
 from rbe_cli.files.names import MANIFEST, is_text
 
+#: Bases in a row at most: each takes time and memory, and some frames of the stack.
+MOST_BASES = 32
 #: Tensors of a compressed base whose chunks are in memory at once, and decoded pieces of any.
 _TENSORS, _PIECES = 4, 8
 
@@ -143,6 +145,10 @@ def open_base(sources: Sequence[str], open_source: Callable[[str], Checkpoint]) 
 
     `open_source` opens a checkpoint. Raises RBEError, CorruptFile, UsageError.
     """
+    if len(sources) > MOST_BASES:
+        raise UsageError(
+            f"{sources[0]}: more than {MOST_BASES} bases in a row; compress a version since the first, or by itself"
+        )
     base: AnyBase | None = None
     for source in reversed(sources):
         path = Path(source)

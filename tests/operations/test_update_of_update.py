@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.reader import open_checkpoint
 from rbe_cli.container.folder import Folder
+from rbe_cli.container.open_base import MOST_BASES
 from rbe_cli.errors import RBEError
 from rbe_cli.layers.weight_mapper import WeightMapper
 from rbe_cli.operations.compress import compress
@@ -146,6 +147,18 @@ def test_layers_run_from_a_chain(versions: list[Path], tmp_path: Path) -> None:
     w = folder.tensor("h.0.attn.weight")
     x = np.ones((1, 96), np.float32)
     assert np.allclose(WeightMapper(folder).matrix("h.0.attn.weight").times_transposed(x), x @ w.T, rtol=1e-4)
+
+
+def test_a_row_without_end(rbe: Run, versions: list[Path], tmp_path: Path) -> None:
+    """A long one is read; one that is longer than the stack may be is refused."""
+    row = [versions[0]]
+    for i in range(MOST_BASES):
+        compress(open_checkpoint(versions[i % 2]), tmp_path / str(i), Settings(bits=3.0, effort=0), base=base_of(*row))
+        row.insert(0, tmp_path / str(i))
+    bases = [word for part in row[1:] for word in ("--base", part)]
+    assert rbe("verify", row[0], *bases, "-q").code == 0
+    done = rbe("decode", row[0], *bases, "--base", versions[0], "-q")
+    assert (done.code, "more than 32 bases in a row" in done.complaint()) == (2, True)
 
 
 def test_as_typed(rbe: Run, versions: list[Path], tmp_path: Path) -> None:
