@@ -78,8 +78,9 @@ def decode(
     progress.phase("checking", sum(layer.bytes for layer in manifest.layers))
     opened = Folder.open(folder, whole=True, max_decoded=max_decoded, done=progress.advance, base=base)
     job = _Decoding(opened, progress)
-    progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
     with worker_threads(threads) as pool:
+        _check_base_tensors(opened, pool, progress)
+        progress.phase("decoding", sum(tensor.elements for tensor in manifest.tensors))
         if not isinstance(out, Path) or one_file:
             files = _write_file(job, pool, out)
         else:
@@ -97,6 +98,16 @@ def decode(
         manifest, files, sum(t.source_bytes for t in tensors), sum(t.elements for t in tensors),
         time.perf_counter() - started, job.lossy.per_weight,
     )  # fmt: skip
+
+
+def _check_base_tensors(opened: Folder, pool: ThreadPoolExecutor, progress: Progress) -> None:
+    """Raise RBEError, before anything is written, if a tensor is stored against another base than there is."""
+    stored = [tensor for tensor in opened.manifest.tensors if tensor.base]
+    if not stored:
+        return
+    progress.phase("checking the base", sum(tensor.elements for tensor in stored))
+    for tensor, _ in zip(stored, pool.map(lambda tensor: opened.open_tensor(tensor.name), stored), strict=True):
+        progress.advance(tensor.elements)
 
 
 def _write_file(job: _Decoding, pool: ThreadPoolExecutor, out: Path | BinaryIO) -> list[Path]:

@@ -66,6 +66,11 @@ def bases(done: Compressed) -> dict[str, str]:
     return {tensor.name: tensor.base for tensor in done.manifest.tensors if tensor.base}
 
 
+def bases_of(folder: Path) -> list[str]:
+    """The names of the former."""
+    return [tensor.name for tensor in Folder.open(folder).manifest.tensors if tensor.base]
+
+
 def there_and_back(new: Path, base: Path, scratch: Path, **wishes: Any) -> tuple[Compressed, Tensors]:
     """An update, what it decodes to; it is sound, and the errors in its manifest are those of what it decodes to."""
     done = update(new, scratch / "update", base, force=True, **wishes)
@@ -551,6 +556,19 @@ def test_through_pipes(tuned: Path, tiny_source: Path, tmp_path: Path) -> None:
     decode_to(tmp_path / "update", tmp_path / "back.safetensors", base=base_of(tiny_source))
     decoded = piped("decode", tmp_path / "update", "--base", tiny_source)
     assert decoded == (tmp_path / "back.safetensors").read_bytes()
+
+
+def test_nothing_goes_to_a_pipe_where_any_tensor_has_another_base(
+    tuned_update: Path, tiny_source: Path, tmp_path: Path
+) -> None:
+    last = bases_of(tuned_update)[-1]
+    other = tiny_tensors()
+    other[last] = other[last] + np.float32(1)
+    base = one(tmp_path / "other.safetensors", **other)
+    command = [sys.executable, "-m", "rbe_cli", "decode", str(tuned_update), "--base", str(base), "-o", "-", "-q"]
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert f"tensor '{last}': was made against another model".encode() in done.stderr
 
 
 def test_what_is_told_of_an_update(rbe: Run, tuned: Path, tiny_source: Path, tmp_path: Path) -> None:
