@@ -44,6 +44,8 @@ from rbe_cli.operations.settings import EXACT_BELOW, Goal, Settings
 EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
 #: How many octaves finer or coarser than was thought steps are believed to turn out.
 _MOST_OCTAVES = 20.0
+#: More octaves coarser are not believed, but so many gone: structure takes about all the bytes there are.
+_MOST_BACK, _BACK = 4.0, 2.0
 #: Bytes of a tensor from which on it is looked at what it takes kept exactly.
 _WORTH_A_LOOK = 1 << 14
 #: Bytes that are compared to a base's at once.
@@ -107,18 +109,23 @@ class Planner:
             list(self._pool.map(self.look_at_kept, kept))
         self._bits = self._bits_beside(kept)
         self._analyse_every(self.plans)
-        for _ in range(LOOKS - 1):
-            bits = self._bits_beside([plan for plan in self.plans if plan.choice is None])
-            if bits and self._bits and bits > OTHERWISE * self._bits:
-                # More is kept exactly than types and shapes told.
-                self._bits, self._finer = bits, at_first
-            elif (finer := self._finer_than_thought()) != 1:
-                self._finer *= finer
-            else:
-                break
+        looks = _Looks()
+        for left in reversed(range(LOOKS)):
             again = [plan for plan in self.plans if plan.shares]
+            bits = self._bits_beside([plan for plan in self.plans if plan.choice is None])
+            if left and bits and self._bits and bits > OTHERWISE * self._bits:
+                # More is kept exactly than types and shapes told.
+                self._bits, self._finer, looks = bits, at_first, _Looks()
+            else:
+                finer = self._finer_than_thought()
+                if finer != 1 or looks:
+                    looks.add(multiplier_for_size(self.sharing(), self._room()), again)
+                if finer == 1 or not left:
+                    break
+                self._finer = looks.next(self._finer, finer)
             self._progress.phase("analysing for other steps", sum(plan.info.elements for plan in again))
             self._analyse_every(again)
+        looks.take_best()
         return_freed()
 
     def jobs(self, plans: list[Plan]) -> list[list[Plan]]:
@@ -216,23 +223,28 @@ class Planner:
 
         What structure saves all of them gets. It is 1 where they are about as thought, by OTHERWISE.
         """
-        budget, sharing = self.budget(), self.sharing()
+        sharing = self.sharing()
         octaves = elements = 0.0
         for plan in self.plans:
             if plan.shares and isinstance(plan.analysis, Analysis):
                 step = plan.analysis.relative_step(plan.analysis.unit)
                 octaves += plan.info.elements * math.log2(self._wish(plan).step / step)
                 elements += plan.info.elements
-        if budget is None or not elements:
+        if self.budget() is None or not elements:
             return 1.0
-        thought = octaves / elements
-        room = budget * AIM - self.overhead(len(self.checkpoint.shards) + len(self.checkpoint.carried))
+        thought, room = octaves / elements, self._room()
         # The size falls with the multiplier: at both ends it tells whether the multiplier is between them.
         finest, coarsest = math.exp2(thought) / OTHERWISE, math.exp2(thought) * OTHERWISE
         if expected_size(sharing, finest) > room >= expected_size(sharing, coarsest):
             return 1.0
         finer = thought - math.log2(multiplier_for_size(sharing, room))
         return math.exp2(min(max(finer, -_MOST_OCTAVES), _MOST_OCTAVES))
+
+    def _room(self) -> float:
+        """Bytes that a size leaves for the tensors that share steps, about."""
+        budget = self.budget()
+        assert budget is not None
+        return budget * AIM - self.overhead(len(self.checkpoint.shards) + len(self.checkpoint.carried))
 
     def _analyse_every(self, plans: list[Plan]) -> None:
         # The largest first, so that none is left to one thread while the others have nothing to do.
@@ -396,6 +408,42 @@ class Planner:
             f"{self.checkpoint.name}: cannot be that small; what the codec can do here is about {bits:g} bits per "
             f"weight, a ratio of {ratio:g}{kept}"
         )
+
+
+class _Looks:
+    """The structures that were chosen for some steps, and which of them leave room for the finest."""
+
+    def __init__(self) -> None:
+        self._best: tuple[float, list[tuple[Plan, Choice | None]]] = (math.inf, [])
+        self._coarse, self._fine = -math.inf, math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self._best[1])
+
+    def add(self, multiplier: float, plans: Sequence[Plan]) -> None:
+        """Note what is chosen for plans, with which they have steps of this multiplier at the size asked for."""
+        if multiplier <= self._best[0]:
+            self._best = multiplier, [(plan, plan.choice) for plan in plans]
+
+    def next(self, thought: float, finer: float) -> float:
+        """How many times finer steps to think of after those `thought` times as fine turned out `finer` times finer.
+
+        Between those that turned out finer and coarser: structure for far too fine steps takes all the bytes there are.
+        """
+        at, octaves = math.log2(thought), math.log2(finer)
+        if octaves < -_MOST_BACK:
+            octaves = -_BACK
+        if finer > 1:
+            self._coarse = max(self._coarse, at)
+        else:
+            self._fine = min(self._fine, at)
+        to = at + octaves
+        return math.exp2(to if self._coarse < to < self._fine else (self._coarse + self._fine) / 2)
+
+    def take_best(self) -> None:
+        """Have the plans what was best for them."""
+        for plan, choice in self._best[1]:
+            plan.choice = choice
 
 
 def _choice_text(choice: Choice) -> str:

@@ -17,6 +17,8 @@ from rbe_cli.codec.residual.noise_shaping import Shaping
 from rbe_cli.codec.source import Matrix
 from rbe_cli.codec.tensor_codec import Choice
 from rbe_cli.container.open_base import CheckpointBase
+from rbe_cli.operations.compress import compress
+from rbe_cli.operations.figures import total_error
 from rbe_cli.operations.planning import Planner
 from rbe_cli.operations.progress import Silent
 from rbe_cli.operations.settings import Settings
@@ -74,3 +76,25 @@ def test_steps_are_thought_of_as_fine_as_differences_make_them(tmp_path: Path, s
     size = 2.0 * old.size / 8
     step = plan.analysis.relative_step(multiplier_for_size([plan.analysis], size) * plan.analysis.unit)
     assert steps[0] == pytest.approx(step, rel=0.4)
+
+
+@pytest.mark.parametrize("bits", [0.9, 1.35, 1.65, 2.1])
+def test_structure_for_too_fine_steps_is_not_what_counts(tmp_path: Path, bits: float) -> None:
+    """A merged LoRA: the finer the steps its factors are for, the finer they turn out, until factors are too large.
+
+    The last look may be one at which they take more than the size asked for; an earlier one counts then.
+    """
+    shapes = 2 * [(128, 384), (128, 128), (128, 512), (512, 128)]
+    old = {f"h.{i}.weight": scaled_normal(shape, i) for i, shape in enumerate(shapes)}
+    new = {
+        name: w + 0.3 * scaled_normal((w.shape[0], 16), i) @ scaled_normal((16, w.shape[1]), i + 9)
+        for i, (name, w) in enumerate(old.items())
+    }
+    for name, tensors in (("base", old), ("new", new)):
+        save_file({key: w.astype(np.float32) for key, w in tensors.items()}, tmp_path / f"{name}.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "new.safetensors")
+    base = CheckpointBase(open_checkpoint(tmp_path / "base.safetensors"))
+    done = compress(checkpoint, tmp_path / "update", Settings(bits=bits), base=base)
+    error = total_error(done.manifest.tensors)
+    assert 0.9 < 8 * done.size / sum(w.size for w in old.values()) / bits <= 1
+    assert error.snr > 40 * bits
