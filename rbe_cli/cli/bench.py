@@ -134,7 +134,8 @@ def model(
     bounds = budget.bounds(model=True)
     model_bounds = bounds.model.given() | ModelBounds(max_kl, max_ppl_ratio, min_top1).given()
     caches = [parse_size(size, "--cache") for size in cache or []]
-    for name in filter(None, [*paths, reference, *(base or ())]):
+    bases = base or []
+    for name in filter(None, [*paths, reference, *bases]):
         fetch(name, status)
     load_kernels(status, "decoding")
     from rbe_cli.layers.model_files import ModelFiles
@@ -144,12 +145,12 @@ def model(
 
     threads = Settings(jobs=jobs).threads
     path = paths[0]
-    if len(paths) > 1 or is_encoder(ModelFiles.open(path, base or ()), engine):
+    if len(paths) > 1 or is_encoder(ModelFiles.open(path, bases), engine):
         if bounds != budgets.NONE or model_bounds:
             raise UsageError("budgets are for one language model at a time")
         with progress_bar(status) as bar:
             original, found = compare_models(
-                paths, base=base or (), reference=reference, text=text, engine=engine, limit=tokens, context=context,
+                paths, base=bases, reference=reference, text=text, engine=engine, limit=tokens, context=context,
                 threads=threads, progress=bar,
             )  # fmt: skip
         if form.as_json:
@@ -160,7 +161,7 @@ def model(
     judged = _judge_folder(path, bounds)
     with progress_bar(status) as bar:
         done = bench_model(
-            path, base=base or (), reference=reference, text=text, engine=engine, limit=tokens, context=context,
+            path, base=bases, reference=reference, text=text, engine=engine, limit=tokens, context=context,
             caches=caches, quality_only=quality_only, threads=threads, progress=bar,
         )  # fmt: skip
     quality = done.quality

@@ -347,6 +347,7 @@ class _Job:
         no_error = metrics.Error(0.0, 0.0, info.elements)
         if plan.same_as:
             return EncodedTensor(info.name, info.dtype, info.shape, "same", [], plan.same_as), no_error
+        chunks = None
         if plan.choice is not None and plan.analysis is not None and encoding is not None:
             result = self._meet_goal(plan, plan.choice, multiplier, encoding.result())
             if result is not None:
@@ -359,8 +360,8 @@ class _Job:
                         info.name, info.dtype, info.shape, codec, result.chunks, version=result.version,
                         base=plan.fingerprint(codec),
                     ), error  # fmt: skip
-                exact = iter(chunks)
-        chunks = list(exact if exact is not None else self._exact_chunks(plan))
+        if chunks is None:
+            chunks = list(self._exact_chunks(plan) if exact is None else exact)
         return EncodedTensor(
             info.name, info.dtype, info.shape, "lossless", chunks, base=plan.fingerprint("lossless")
         ), no_error

@@ -35,6 +35,7 @@ from rbe_cli.container.base import BaseTensor, Changes
 from rbe_cli.container.names import layer_of
 from rbe_cli.container.open_base import AnyBase
 from rbe_cli.errors import UsageError
+from rbe_cli.operations.looks import Looks
 from rbe_cli.operations.plan import EXACT_SHARE, Plan
 from rbe_cli.operations.progress import Progress
 from rbe_cli.operations.settings import EXACT_BELOW, Goal, Settings
@@ -42,10 +43,6 @@ from rbe_cli.operations.settings import EXACT_BELOW, Goal, Settings
 #: Elements that are looked at to know what a tensor takes kept exactly, and those that tell first whether that may be
 #: less than so many times what is asked for: tensors that share a step take more or less than that.
 EXACT_SAMPLE, _GLANCE, _LIKELY = 1 << 16, 1 << 11, 2.5
-#: How many octaves finer or coarser than was thought steps are believed to turn out.
-_MOST_OCTAVES = 20.0
-#: More octaves coarser are not believed, but so many gone: structure takes about all the bytes there are.
-_MOST_BACK, _BACK = 4.0, 2.0
 #: Bytes of a tensor from which on it is looked at what it takes kept exactly.
 _WORTH_A_LOOK = 1 << 14
 #: Bytes that are compared to a base's at once.
@@ -109,20 +106,24 @@ class Planner:
             list(self._pool.map(self.look_at_kept, kept))
         self._bits = self._bits_beside(kept)
         self._analyse_every(self.plans)
-        looks = _Looks()
+        looks = Looks()
         for left in reversed(range(LOOKS)):
             again = [plan for plan in self.plans if plan.shares]
             bits = self._bits_beside([plan for plan in self.plans if plan.choice is None])
             if left and bits and self._bits and bits > OTHERWISE * self._bits:
                 # More is kept exactly than types and shapes told.
-                self._bits, self._finer, looks = bits, at_first, _Looks()
+                self._bits, self._finer, looks = bits, at_first, Looks()
             else:
-                finer = self._finer_than_thought()
-                if finer != 1 or looks:
-                    looks.add(multiplier_for_size(self.sharing(), self._room()), again)
-                if finer == 1 or not left:
+                thought = self._thought()
+                as_thought = thought is None or self._is_as_thought(thought)
+                if thought is None or (as_thought and not looks):
                     break
-                self._finer = looks.next(self._finer, finer)
+                multiplier = multiplier_for_size(self.sharing(), self._room())
+                looks.add(multiplier, again)
+                octaves = thought - math.log2(multiplier)
+                if as_thought or not octaves or not left:
+                    break
+                self._finer = looks.next(self._finer, octaves)
             self._progress.phase("analysing for other steps", sum(plan.info.elements for plan in again))
             self._analyse_every(again)
         looks.take_best()
@@ -218,27 +219,25 @@ class Planner:
                     name = first.setdefault(self.raw(plan).sha256(), plan.info.name)
                     plan.same_as = name if name != plan.info.name else ""
 
-    def _finer_than_thought(self) -> float:
-        """How many times finer the steps of tensors that share them are going to be than thought of for a choice.
+    def _thought(self) -> float | None:
+        """The multiplier, in octaves, of the steps that were thought of for those who share them, on average.
 
-        What structure saves all of them gets. It is 1 where they are about as thought, by OTHERWISE.
+        None where no size is asked for, or nothing has steps.
         """
-        sharing = self.sharing()
         octaves = elements = 0.0
         for plan in self.plans:
             if plan.shares and isinstance(plan.analysis, Analysis):
                 step = plan.analysis.relative_step(plan.analysis.unit)
                 octaves += plan.info.elements * math.log2(self._wish(plan).step / step)
                 elements += plan.info.elements
-        if self.budget() is None or not elements:
-            return 1.0
-        thought, room = octaves / elements, self._room()
+        return octaves / elements if elements and self.budget() is not None else None
+
+    def _is_as_thought(self, thought: float) -> bool:
+        """Whether the size makes for about these steps, by OTHERWISE: what structure saves all of them get."""
+        sharing, room = self.sharing(), self._room()
         # The size falls with the multiplier: at both ends it tells whether the multiplier is between them.
         finest, coarsest = math.exp2(thought) / OTHERWISE, math.exp2(thought) * OTHERWISE
-        if expected_size(sharing, finest) > room >= expected_size(sharing, coarsest):
-            return 1.0
-        finer = thought - math.log2(multiplier_for_size(sharing, room))
-        return math.exp2(min(max(finer, -_MOST_OCTAVES), _MOST_OCTAVES))
+        return expected_size(sharing, finest) > room >= expected_size(sharing, coarsest)
 
     def _room(self) -> float:
         """Bytes that a size leaves for the tensors that share steps, about."""
@@ -408,42 +407,6 @@ class Planner:
             f"{self.checkpoint.name}: cannot be that small; what the codec can do here is about {bits:g} bits per "
             f"weight, a ratio of {ratio:g}{kept}"
         )
-
-
-class _Looks:
-    """The structures that were chosen for some steps, and which of them leave room for the finest."""
-
-    def __init__(self) -> None:
-        self._best: tuple[float, list[tuple[Plan, Choice | None]]] = (math.inf, [])
-        self._coarse, self._fine = -math.inf, math.inf
-
-    def __bool__(self) -> bool:
-        return bool(self._best[1])
-
-    def add(self, multiplier: float, plans: Sequence[Plan]) -> None:
-        """Note what is chosen for plans, with which they have steps of this multiplier at the size asked for."""
-        if multiplier <= self._best[0]:
-            self._best = multiplier, [(plan, plan.choice) for plan in plans]
-
-    def next(self, thought: float, finer: float) -> float:
-        """How many times finer steps to think of after those `thought` times as fine turned out `finer` times finer.
-
-        Between those that turned out finer and coarser: structure for far too fine steps takes all the bytes there are.
-        """
-        at, octaves = math.log2(thought), math.log2(finer)
-        if octaves < -_MOST_BACK:
-            octaves = -_BACK
-        if finer > 1:
-            self._coarse = max(self._coarse, at)
-        else:
-            self._fine = min(self._fine, at)
-        to = at + octaves
-        return math.exp2(to if self._coarse < to < self._fine else (self._coarse + self._fine) / 2)
-
-    def take_best(self) -> None:
-        """Have the plans what was best for them."""
-        for plan, choice in self._best[1]:
-            plan.choice = choice
 
 
 def _choice_text(choice: Choice) -> str:
